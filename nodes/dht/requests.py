@@ -1,0 +1,156 @@
+"""What the dht node answers to each of its requests. docs/protocol.md §5.
+
+The usual case is tested in line; the definitions in swarm.dht.protocol then say what is wrong with the others.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nodes.dht.storage import DhtChannel, wrong_node
+from swarm.core.connection_handler import ConnectionHandler
+from swarm.core.limits import KEY_BYTES_MAX, RECORD_OVERHEAD_BYTES
+from swarm.core.protocol import Request
+from swarm.core.request_handler import Service
+from swarm.core.storage_channels import MemoryBudget, StorageChannels
+from swarm.dht import protocol
+from swarm.dht.hash_range import HashRange, hash_key
+
+
+class DhtRequests:
+    def __init__(
+        self, service: Service, channels: StorageChannels[DhtChannel], hash_range: HashRange, budget: MemoryBudget
+    ) -> None:
+        self._limits = service.limits
+        self._value_bytes = service.limits.value_bytes
+        self._channels = channels
+        self._range = hash_range
+        self._budget = budget
+        self._reserved: dict[ConnectionHandler, int] = {}
+        service.handle(protocol.PUT, self._put)
+        service.handle(protocol.PUT_MANY, self._put_many, "batch")
+        service.handle(protocol.GET, self._get)
+        service.handle(protocol.GET_MANY, self._get_many, "batch")
+        service.handle(protocol.EXISTS, self._exists)
+        service.handle(protocol.REMOVE, self._remove)
+        service.handle(protocol.UPDATE, self._update)
+        service.handle(protocol.GET_ALL, self._get_all)
+        service.handle(protocol.GET_ALL_KEYS, self._get_all_keys)
+        service.handle(protocol.HASH_RANGE, lambda: (hash_range.lowest, hash_range.highest))
+
+    def _put(self, channel: Any, key: Any, value: Any) -> None:
+        if not (
+            type(key) is bytes
+            and 0 < len(key) <= KEY_BYTES_MAX
+            and type(value) is bytes
+            and 0 < len(value) <= self._value_bytes
+            and type(channel) is str
+        ):
+            self._explain(protocol.PUT, channel, key, value)
+        engine = self._channels.get(channel)
+        if engine is None:
+            self._check_range(key)
+            engine = self._channels.create(channel)
+        engine.put(key, value)
+
+    def _get(self, channel: Any, key: Any) -> bytes | None:
+        if not (type(channel) is str and type(key) is bytes):
+            self._explain(protocol.GET, channel, key)
+        engine = self._channels.get(channel)
+        value = None if engine is None else engine.get(key)
+        if value is None:  # only what was not found may have been impossible to find
+            protocol.GET.check((channel, key), self._limits)
+            self._check_range(key)
+        return value
+
+    def _exists(self, channel: Any, key: Any) -> bool:
+        return self._get(channel, key) is not None
+
+    def _remove(self, channel: Any, key: Any) -> bool:
+        protocol.REMOVE.check((channel, key), self._limits)
+        self._check_range(key)
+        engine = self._channels.get(channel)
+        return engine is not None and engine.remove_record(key)
+
+    def _update(self, channel: Any, key: Any, expected: Any, new: Any) -> None:
+        protocol.UPDATE.check((channel, key, expected, new), self._limits)
+        self._check_range(key)
+        engine = self._channels.get(channel)
+        if engine is None:
+            if new is None and expected is None:
+                return
+            if expected is None:
+                engine = self._channels.create(channel)
+            else:
+                engine = DhtChannel(self._range, self._budget)  # of an empty channel, which is not kept
+        engine.update(key, expected, new)
+
+    def _put_many(self, connection: ConnectionHandler, channel: Any, keys: Any, values: Any, reserve: Any) -> None:
+        is_batch = type(keys) is list and type(values) is list
+        size = protocol.records_size(keys, values, self._value_bytes) if is_batch else 0
+        if not (type(channel) is str and size and len(keys) <= self._limits.batch_records and reserve == 0):
+            protocol.PUT_MANY.check((channel, keys, values, reserve), self._limits)
+            protocol.check_records(keys, values, self._limits)
+        if not keys:
+            return
+        engine = self._channels.get(channel)
+        if engine is None:
+            for key in keys:
+                self._check_range(key)
+            engine = self._channels.create(channel)
+        if reserve is None:
+            self._release(connection, size + RECORD_OVERHEAD_BYTES * len(keys))
+        elif reserve:
+            self._reserve(connection, reserve)
+        try:
+            engine.put_many(keys, values, size)
+        except BaseException:
+            if reserve:
+                self._release(connection, reserve)
+            raise
+
+    def _get_many(self, _: ConnectionHandler, channel: Any, keys: Any) -> Sequence[bytes | None]:
+        engine = self._channels.get(channel) if type(channel) is str else None
+        if engine is not None and type(keys) is list and len(keys) <= self._limits.batch_records:
+            try:
+                return engine.get_many(keys)
+            except (KeyError, IndexError, TypeError):
+                pass  # something is missing or wrong
+        protocol.GET_MANY.check((channel, keys), self._limits)
+        for key in keys:
+            self._check_range(key)
+        return [None] * len(keys) if engine is None else engine.get_some(keys)
+
+    def _get_all(self, channel: str, after: bytes, key_prefix: bytes, substring: bytes) -> Iterator[Any]:
+        engine = self._channels.get(channel)
+        if engine is not None:
+            yield from engine.walk(after, key_prefix, substring)
+
+    def _get_all_keys(self, channel: str, after: bytes, key_prefix: bytes, substring: bytes) -> Iterator[Any]:
+        for cursor, keys, _ in self._get_all(channel, after, key_prefix, substring):
+            yield cursor, keys
+
+    def _explain(self, request: Request, *arguments: Any) -> None:
+        request.check(arguments, self._limits)
+        raise AssertionError(f"{request.name} has refused arguments that are right")
+
+    def _check_range(self, key: bytes) -> None:
+        if hash_key(key) not in self._range:
+            raise wrong_node(key, self._range)
+
+    def _reserve(self, connection: ConnectionHandler, size: int) -> None:
+        if size > self._budget.free:
+            raise self._budget.refuse(size)
+        if connection not in self._reserved:
+            self._reserved[connection] = 0
+            connection.at_end.append(lambda: self._give_back(connection))
+        self._reserved[connection] += size
+        self._budget.free -= size
+
+    def _release(self, connection: ConnectionHandler, size: int) -> None:
+        if connection in self._reserved:
+            size = min(size, self._reserved[connection])
+            self._reserved[connection] -= size
+            self._budget.free += size
+
+    def _give_back(self, connection: ConnectionHandler) -> None:
+        self._budget.free += self._reserved.pop(connection)

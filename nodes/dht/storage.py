@@ -1,0 +1,297 @@
+"""One channel of the dht node: many small dicts instead of a large one.
+
+    directory   slot 0    slot 1    slot 2    slot 3     …     slot number = (hash of the key >> shift) - base
+                  │         │         └────┬────┘
+                  ▼         ▼              ▼
+    shards      {…}       {…}            {…}                    each at most SHARD_RECORDS_MAX records
+
+The directory covers the node's hash range in slots of 2^shift hashes. A shard is a plain dict, and fills one slot
+or several that are next to each other. One that has grown too large is cut into two, each with half of its slots;
+when it has only one, the directory is doubled first (extendible hashing: Fagin, Nievergelt, Pippenger, Strong
+1979). So no step resizes, lists or sorts more than one small dict, however large the channel is.
+
+Since slots follow the order of hashes, whatever walks the channel walks it by hash: it can stop after any shard,
+and go on there later though shards have been cut in the meantime.
+
+Invariants: a record is in the shard of its hash's slot. Slots of one shard are next to each other.
+_memory is the sum over all records of key + value + RECORD_OVERHEAD_BYTES, and is taken from the node's budget.
+
+One dict per channel was rejected: resizing it stalls the node for 28 ms at a million records, and it has no order
+to go on in.
+"""
+
+import sys
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import TypeVar
+
+from swarm.core.errors import Conflict, WrongNode
+from swarm.core.limits import BATCH_BYTES, KEY_BYTES_MAX, RECORD_OVERHEAD_BYTES, REPLY_BYTES_MAX
+from swarm.core.storage_channels import MemoryBudget, channel_removed
+from swarm.dht.hash_range import HASH_MAX, HashRange, hash_key
+from swarm.dht.protocol import CURSOR_HASH_BYTES
+
+SHARD_RECORDS_MAX = (
+    1365  # a dict of 2048 slots is full with it: a cut costs 0.2 ms, the memory of the table is used well
+)
+SLOTS_PER_SHARD_MAX = 64  # the directory is not doubled beyond it: keys chosen to have like hashes shall not blow it up
+WALK_RECORDS_MAX = 16384  # records that one step of a walk looks at, some 2 ms with a filter
+
+Shard = dict[bytes, bytes]
+Batch = tuple[bytes, list[bytes], list[bytes]]
+"""Cursor, keys, values."""
+Place = tuple[int, bytes]
+"""Behind which a walk goes on: a hash and a key, records being ordered by (hash, key). No key is empty."""
+Value = TypeVar("Value", bytes, bytes | None)
+
+
+class DhtChannel:
+    def __init__(self, hash_range: HashRange, budget: MemoryBudget) -> None:
+        self._range = hash_range
+        self._lowest = hash_range.lowest
+        self._highest = hash_range.highest
+        self._budget = budget
+        self._memory = 0
+        self._shift = 64
+        self._base = 0
+        self._directory: list[Shard] = [{}]
+        self._shard_count = 1
+        self._removed = False
+
+    @property
+    def records(self) -> int:
+        return sum(len(shard) for shard in self._shards())
+
+    @property
+    def record_bytes(self) -> int:
+        return self._memory - RECORD_OVERHEAD_BYTES * self.records
+
+    # Single records. Keys and values have been checked by the caller, hashes not.
+
+    def get(self, key: bytes) -> bytes | None:
+        key_hash = hash_key(key)
+        if not self._lowest <= key_hash <= self._highest:
+            raise wrong_node(key, self._range)
+        return self._directory[(key_hash >> self._shift) - self._base].get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        key_hash = hash_key(key)
+        if not self._lowest <= key_hash <= self._highest:
+            raise wrong_node(key, self._range)
+        shard = self._directory[(key_hash >> self._shift) - self._base]
+        old = shard.get(key)
+        if old is None:
+            growth = len(key) + len(value) + RECORD_OVERHEAD_BYTES
+        else:
+            growth = len(value) - len(old)
+        budget = self._budget
+        if growth > budget.free and growth > 0:
+            raise budget.refuse(growth)
+        budget.free -= growth
+        self._memory += growth
+        shard[key] = value
+        if len(shard) > SHARD_RECORDS_MAX:
+            self._cut(key_hash)
+
+    def remove_record(self, key: bytes) -> bool:
+        """Whether the record existed."""
+        key_hash = hash_key(key)
+        if not self._lowest <= key_hash <= self._highest:
+            raise wrong_node(key, self._range)
+        slot = (key_hash >> self._shift) - self._base
+        shard = self._directory[slot]
+        old = shard.pop(key, None)
+        if old is None:
+            return False
+        size = len(key) + len(old) + RECORD_OVERHEAD_BYTES
+        self._budget.free += size
+        self._memory -= size
+        left = len(shard)
+        if not left & (left - 1) and sys.getsizeof(shard) > 1024 + 256 * left:
+            self._replace(slot, dict(shard))  # a dict never gives its table back by itself
+        return True
+
+    def update(self, key: bytes, expected: bytes | None, new: bytes | None) -> None:
+        """Compare and swap; None stands for no record. Raises Conflict."""
+        found = self.get(key)
+        if found != expected:
+            raise Conflict(
+                "conflict: the record "
+                + ("does not exist" if found is None else "exists" if expected is None else "has another value")
+                + "; nothing was written"
+            )
+        if new is not None:
+            self.put(key, new)
+        elif expected is not None:
+            self.remove_record(key)
+
+    # Batches: per record no more than a few steps of C.
+
+    def get_many(self, keys: list[bytes]) -> list[bytes]:
+        """The values of the first keys, at least one, up to REPLY_BYTES_MAX.
+
+        Raises KeyError, IndexError or TypeError where not all are found: keys that were found need no checking.
+        """
+        directory, shift, base = self._directory, self._shift, self._base
+        return _bounded([directory[(hash_key(key) >> shift) - base][key] for key in keys])
+
+    def get_some(self, keys: list[bytes]) -> list[bytes | None]:
+        """As get_many, for keys that were checked; None for what does not exist."""
+        return _bounded([self.get(key) for key in keys])
+
+    def put_many(self, keys: list[bytes], values: list[bytes], size: int) -> None:
+        """Stores all, or raises WrongNode or OutOfMemory and stores nothing. size: bytes of keys and values."""
+        hashes = list(map(hash_key, keys))
+        if min(hashes) < self._lowest or max(hashes) > self._highest:
+            raise wrong_node(next(key for key in keys if hash_key(key) not in self._range), self._range)
+        if len(set(keys)) < len(keys):
+            records = dict(zip(keys, values, strict=True))
+            self.put_many(
+                list(records), list(records.values()), sum(map(len, records)) + sum(map(len, records.values()))
+            )
+            return
+        directory, shift, base = self._directory, self._shift, self._base
+        shards = [directory[(key_hash >> shift) - base] for key_hash in hashes]
+        replaced = [(key, old) for shard, key in zip(shards, keys, strict=True) if (old := shard.get(key)) is not None]
+        growth = size + RECORD_OVERHEAD_BYTES * (len(keys) - len(replaced))
+        for key, old in replaced:
+            growth -= len(key) + len(old)
+        if growth > self._budget.free and growth > 0:
+            raise self._budget.refuse(growth)
+        self._budget.free -= growth
+        self._memory += growth
+        for shard, key, value in zip(shards, keys, values, strict=True):
+            shard[key] = value
+        if max(map(len, shards)) > SHARD_RECORDS_MAX:
+            for key_hash in hashes:
+                self._cut(key_hash)
+
+    # Walking.
+
+    def walk(self, after: bytes, key_prefix: bytes, substring: bytes) -> Iterator[Batch]:
+        """Every record behind the cursor `after`, in batches in the order of hashes; in a batch they have no order.
+
+        Anything may be written between two batches. Raises ChannelRemoved once the channel is.
+        """
+        place = _place(after) if after else (self._lowest, b"")
+        while place[0] <= self._highest:
+            if self._removed:
+                raise channel_removed()
+            place, keys, values = self._step(max(place, (self._lowest, b"")), key_prefix, substring)
+            yield _cursor(place), keys, values
+
+    def _step(self, place: Place, key_prefix: bytes, substring: bytes) -> tuple[Place, list[bytes], list[bytes]]:
+        """The records of the next shards behind place, about one batch of them, and the place behind those."""
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        size = seen = 0
+        while place[0] <= self._highest and seen < WALK_RECORDS_MAX:
+            slot = (place[0] >> self._shift) - self._base
+            shard = self._directory[slot]
+            start, stop = self._slots_of(slot)
+            found = shard
+            if key_prefix or substring:
+                found = {
+                    key: value for key, value in shard.items() if key.startswith(key_prefix) and substring in value
+                }
+            if place[1] or place[0] > max((self._base + start) << self._shift, self._lowest):
+                found = {key: value for key, value in found.items() if (hash_key(key), key) > place}
+            found_bytes = sum(map(len, found)) + sum(map(len, found.values()))
+            if keys and size + found_bytes > BATCH_BYTES:
+                break
+            if found_bytes > BATCH_BYTES:
+                keys = _first_keys(found)
+                return (hash_key(keys[-1]), keys[-1]), keys, [found[key] for key in keys]
+            keys += found
+            values += found.values()
+            size += found_bytes
+            seen += len(shard)
+            place = (self._base + stop) << self._shift, b""
+        return place, keys, values
+
+    def remove(self) -> None:
+        """The channel is removed: gives its memory back and ends the walks through it."""
+        self._removed = True
+        self._budget.free += self._memory
+        self._memory = 0
+        self._shift, self._base, self._directory, self._shard_count = 64, 0, [{}], 1
+
+    # The directory.
+
+    def _shards(self) -> Iterator[Shard]:
+        previous = None
+        for shard in self._directory:
+            if shard is not previous:
+                yield shard
+            previous = shard
+
+    def _slots_of(self, slot: int) -> tuple[int, int]:
+        """First slot of the shard in this slot, and the one behind its last."""
+        directory = self._directory
+        shard = directory[slot]
+        start, stop = slot, slot + 1
+        while start > 0 and directory[start - 1] is shard:
+            start -= 1
+        while stop < len(directory) and directory[stop] is shard:
+            stop += 1
+        return start, stop
+
+    def _cut(self, key_hash: int) -> None:
+        """Cuts the shard of this hash in two, until it is small enough."""
+        while len(shard := self._directory[slot := (key_hash >> self._shift) - self._base]) > SHARD_RECORDS_MAX:
+            start, stop = self._slots_of(slot)
+            if stop - start == 1:
+                if self._shift == 0 or len(self._directory) > SLOTS_PER_SHARD_MAX * self._shard_count:
+                    return
+                self._double()
+                continue
+            middle = (start + stop) // 2
+            boundary = (self._base + middle) << self._shift
+            lower = {key: value for key, value in shard.items() if hash_key(key) < boundary}
+            upper = {key: value for key, value in shard.items() if key not in lower}
+            self._directory[start:stop] = [lower] * (middle - start) + [upper] * (stop - middle)
+            self._shard_count += 1
+
+    def _double(self) -> None:
+        doubled = [shard for shard in self._directory for _ in range(2)]
+        first = 2 * self._base
+        self._shift -= 1
+        self._base = self._lowest >> self._shift
+        self._directory = doubled[self._base - first : (self._highest >> self._shift) - first + 1]
+
+    def _replace(self, slot: int, shard: Shard) -> None:
+        start, stop = self._slots_of(slot)
+        self._directory[start:stop] = [shard] * (stop - start)
+
+
+def _place(cursor: bytes) -> Place:
+    return int.from_bytes(cursor[:CURSOR_HASH_BYTES], "big"), cursor[CURSOR_HASH_BYTES:]
+
+
+def _cursor(place: Place) -> bytes:
+    if place[0] > HASH_MAX:
+        return b"\xff" * (CURSOR_HASH_BYTES + KEY_BYTES_MAX)  # no record is behind it
+    return place[0].to_bytes(CURSOR_HASH_BYTES, "big") + place[1]
+
+
+def _first_keys(records: Shard) -> list[bytes]:
+    """The first keys in the order of (hash, key) whose records fit into a batch, at least one."""
+    keys = sorted(records, key=lambda key: (hash_key(key), key))
+    sizes = accumulate(len(key) + len(records[key]) for key in keys)
+    return keys[: max(1, bisect_right(list(sizes), BATCH_BYTES))]
+
+
+def _bounded(values: list[Value]) -> list[Value]:
+    """The first values, up to the one that passes REPLY_BYTES_MAX."""
+    sizes = [len(value) if value else 0 for value in values]
+    if sum(sizes) <= REPLY_BYTES_MAX:
+        return values
+    return values[: 1 + bisect_left(list(accumulate(sizes)), REPLY_BYTES_MAX)]
+
+
+def wrong_node(key: bytes, hash_range: HashRange) -> WrongNode:
+    return WrongNode(
+        f"wrong node: the hash {hash_key(key):#018x} of key {key[:40]!r} is not in this node's range {hash_range}",
+        {"key": key, "hash_range": [hash_range.lowest, hash_range.highest]},
+    )

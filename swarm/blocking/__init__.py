@@ -1,0 +1,5 @@
+"""The clients for programs without an event loop: the same methods as swarm.dht and its like, without await."""
+
+from swarm.blocking.dht import DhtClient
+
+__all__ = ["DhtClient"]

@@ -1,0 +1,118 @@
+"""The dht client for programs without an event loop."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from swarm.core.blocking_client import BlockingClient, BlockingStream
+from swarm.core.errors import ConnectionLost
+from swarm.core.limits import CLIENT_STREAM_CREDIT
+from swarm.core.nodes_file import node_addresses
+from swarm.core.protocol import Request
+from swarm.core.session import NodeHello
+from swarm.dht import operations, protocol
+from swarm.dht.operations import Key, Walk
+from swarm.dht.ring import Ring, RingProblem
+
+
+class DhtClient(BlockingClient):
+    """As swarm.dht.DhtClient, which says what each method does and raises, but blocking.
+
+        with DhtClient(["127.0.0.1:10001", "127.0.0.1:10002"]) as dht:
+            dht.put("channel", "key", b"value")
+
+    Threads may share it, one request at a time; give each its own for more.
+    """
+
+    kind = protocol.KIND
+
+    def __init__(
+        self,
+        nodes: str | Sequence[str] | None = None,
+        *,
+        nodes_file: str | Path | None = None,
+        timeout: float = 5.0,
+        compression: bool = False,
+    ) -> None:
+        addresses = node_addresses(nodes, nodes_file)
+        self._ring = Ring([str(address) for address in addresses])
+        super().__init__(addresses, timeout=timeout, compression=compression)
+
+    def _learn(self, number: int, hello: NodeHello) -> None:
+        self._ring.learn(number, hello)
+
+    @property
+    def ring_problems(self) -> list[RingProblem]:
+        return self._ring.problems()
+
+    def put(self, channel: str, key: Key, value: bytes) -> None:
+        self._run(operations.put(self._ring, channel, key, value))
+
+    def get(self, channel: str, key: Key) -> bytes | None:
+        return self._run(operations.get(self._ring, channel, key))  # type: ignore[no-any-return]
+
+    def exists(self, channel: str, key: Key) -> bool:
+        return self._run(operations.exists(self._ring, channel, key))  # type: ignore[no-any-return]
+
+    def remove(self, channel: str, key: Key) -> bool:
+        return self._run(operations.remove(self._ring, channel, key))  # type: ignore[no-any-return]
+
+    def put_many(self, channel: str, records: Mapping[Any, bytes] | Iterable[tuple[Key, bytes]]) -> None:
+        self._run(operations.put_many(self._ring, channel, records))
+
+    def get_many(self, channel: str, keys: Iterable[Key]) -> dict[Any, bytes]:
+        return self._run(operations.get_many(self._ring, channel, keys))  # type: ignore[no-any-return]
+
+    def put_if_absent(self, channel: str, key: Key, value: bytes) -> bool:
+        return self._run(operations.put_if_absent(self._ring, channel, key, value))  # type: ignore[no-any-return]
+
+    def update(
+        self, channel: str, key: Key, function: Callable[[bytes | None], bytes | None], *, attempts: int = 1
+    ) -> bytes | None:
+        return self._run(operations.update(self._ring, channel, key, function, attempts))  # type: ignore[no-any-return]
+
+    def get_all(self, channel: str, *, key_prefix: Key = b"", substring: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        for _, keys, values in self._batches(protocol.GET_ALL, channel, key_prefix, substring):
+            yield from zip(keys, values, strict=True)
+
+    def get_all_keys(self, channel: str, *, key_prefix: Key = b"", substring: bytes = b"") -> Iterator[bytes]:
+        for _, keys in self._batches(protocol.GET_ALL_KEYS, channel, key_prefix, substring):
+            yield from keys
+
+    def channels(self) -> list[str]:
+        return self._run(operations.channels(self._ring))  # type: ignore[no-any-return]
+
+    def channel_size(self, channel: str) -> tuple[int, int]:
+        return self._run(operations.channel_size(self._ring, channel))  # type: ignore[no-any-return]
+
+    def size(self) -> tuple[int, int]:
+        return self._run(operations.size(self._ring))  # type: ignore[no-any-return]
+
+    def remove_channel(self, channel: str) -> bool:
+        return self._run(operations.remove_channel(self._ring, channel))  # type: ignore[no-any-return]
+
+    def node_statistics(self) -> dict[str, dict[str, Any]]:
+        return self._run(operations.node_statistics(self._ring))  # type: ignore[no-any-return]
+
+    def ping(self) -> None:
+        self._run(operations.ping(self._ring))
+
+    def _batches(self, request: Request, channel: str, key_prefix: Key, substring: bytes) -> Iterator[Any]:
+        walk = Walk(self._ring, request, channel, key_prefix, substring, CLIENT_STREAM_CREDIT)
+        give_up = time.monotonic() + self._timeout_s
+        while (call := self._run(walk.next_call())) is not None:
+            stream = BlockingStream(self, call)
+            try:
+                stream.open()
+                while (batch := stream.next()) is not None:
+                    walk.took(batch)
+                    yield batch
+                    give_up = time.monotonic() + self._timeout_s
+            except ConnectionLost:
+                if time.monotonic() > give_up:
+                    raise
+            else:
+                walk.node_ended()
+            finally:
+                stream.close()

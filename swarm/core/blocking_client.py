@@ -1,0 +1,429 @@
+"""What the blocking clients share: the same sessions and operations as the asynchronous ones, without an event loop.
+
+A request is one send and one receive in the calling thread. A client may be shared by threads: a lock lets one
+request through at a time; a program whose threads shall not wait for one another gives each its own client.
+"""
+
+import select
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from swarm.core import limits, protocol
+from swarm.core.async_client import BACKOFF_FIRST_S, BACKOFF_MAX_S, WAIT_FOR_NODES, Steps
+from swarm.core.client_session import Call, ClientSession, describe, result_of
+from swarm.core.config import Address
+from swarm.core.errors import ClientClosed, ConnectionLost, NodeUnreachable, RequestTimeout, SwarmError
+from swarm.core.protocol import Request
+from swarm.core.session import NodeHello
+from swarm.core.stats import RequestStatistics
+
+FIRST_WAIT_S = 0.1  # the kernel itself waits so long for an answer: one system call less than asking first
+PENDING = object()
+
+
+class _Waiter:
+    """Who waits for the answers to one request."""
+
+    __slots__ = ("batches", "request_id", "result", "status")
+
+    def __init__(self) -> None:
+        self.status = -1
+        self.result: Any = PENDING
+        self.batches: deque[Any] = deque()
+        self.request_id = 0
+
+
+class Connection:
+    """The connection to one node; made when it is needed, and made anew after it broke."""
+
+    def __init__(self, address: Address, kind: str, timeout_s: float, compression: bool) -> None:
+        self.address = address
+        self.name = str(address)
+        self.last_error: Exception | None = None
+        self._kind = kind
+        self._timeout_s = timeout_s
+        self._compression = compression
+        self._sock: socket.socket | None = None
+        self._session: ClientSession[_Waiter]
+        self._poll = select.poll()
+        self._buffer = bytearray(limits.RECEIVE_BYTES)
+        self._view = memoryview(self._buffer)
+        self._not_before = 0.0
+        self._backoff = BACKOFF_FIRST_S
+
+    @property
+    def ready(self) -> bool:
+        return self._sock is not None
+
+    def connect(self, deadline: float) -> NodeHello:
+        """Tries until it is connected; NodeUnreachable at the deadline (time.monotonic)."""
+        while True:
+            now = time.monotonic()
+            try:
+                if now < self._not_before:
+                    time.sleep(min(self._not_before, deadline) - now if deadline > now else 0)
+                return self._connect_once(deadline)
+            except (OSError, SwarmError) as error:
+                self.close()
+                self.last_error = error
+                self._not_before = time.monotonic() + self._backoff
+                self._backoff = min(2 * self._backoff, BACKOFF_MAX_S)
+                if self._not_before > deadline:
+                    unreachable = NodeUnreachable(
+                        f"node {self.name} was not reached within {self._timeout_s:g} s ({error}); nothing was sent"
+                    )
+                    unreachable.node = self.name
+                    raise unreachable from error
+
+    def _connect_once(self, deadline: float) -> NodeHello:
+        timeout_s = max(deadline - time.monotonic(), 0.01)
+        if self.address.is_unix:
+            self._sock = sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(timeout_s)
+            sock.connect(self.address.path)
+        else:
+            self._sock = sock = socket.create_connection((self.address.host, self.address.port), timeout_s)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setblocking(True)
+        first_wait_us = int(min(FIRST_WAIT_S, self._timeout_s) * 1e6)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, max(first_wait_us, 1)))
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._session = ClientSession(self._kind, compression=self._compression)
+        self._send_all(self._session.begin(), deadline)
+        while self._session.hello is None:
+            self._receive(deadline)
+        self._backoff = BACKOFF_FIRST_S
+        self.last_error = None
+        return self._session.hello
+
+    def submit(self, request: Request, arguments: tuple[Any, ...], deadline: float) -> _Waiter:
+        """Sends a request. Raises ConnectionLost, RequestTimeout."""
+        waiter = _Waiter()
+        waiter.request_id = self._session.request(request, arguments, waiter)
+        self._send_all(self._session.outgoing(), deadline)
+        return waiter
+
+    def wait(self, waiter: _Waiter, deadline: float) -> None:
+        """Receives until there is an answer for the waiter. Raises ConnectionLost, RequestTimeout."""
+        while waiter.result is PENDING and not waiter.batches:
+            if self._session.waiting.get(waiter.request_id) is not waiter:
+                raise ConnectionLost("the connection broke before the answer came")
+            self._receive(deadline)
+
+    def grant(self, waiter: _Waiter, deadline: float) -> None:
+        self._session.grant(waiter.request_id, 1)
+        self._send_all(self._session.outgoing(), deadline)
+
+    def stop(self, waiter: _Waiter) -> None:
+        """Stops a stream without waiting for anything."""
+        if self._sock is not None and self._session.waiting.get(waiter.request_id) is waiter:
+            self.forget(waiter)
+            self._session.stop(waiter.request_id)
+            with suppress(SwarmError):
+                self._send_all(self._session.outgoing(), time.monotonic() + self._timeout_s)
+
+    def forget(self, waiter: _Waiter) -> None:
+        if self._session.waiting.get(waiter.request_id) is waiter:
+            del self._session.waiting[waiter.request_id]
+
+    def close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def _send_all(self, data: bytes, deadline: float) -> None:
+        """Sends everything; receives meanwhile, because a node whose answers are not read does not read either."""
+        view: bytes | memoryview = data
+        try:
+            while view:
+                if self._sock is None:
+                    raise ConnectionLost("the connection broke while the request was sent")
+                try:
+                    sent = self._sock.send(view, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    self._wait_for_room(deadline)
+                    continue
+                if sent == len(view):
+                    return
+                view = memoryview(view)[sent:]
+        except OSError as error:
+            raise self._lost(error) from error
+        except BaseException:
+            self.close()  # half a request was sent: nothing can follow it
+            raise
+
+    def _wait_for_room(self, deadline: float) -> None:
+        assert self._sock is not None
+        self._poll.modify(self._sock, select.POLLIN | select.POLLOUT)
+        try:
+            ready = self._poll.poll(max(deadline - time.monotonic(), 0) * 1000)
+        finally:
+            self._poll.modify(self._sock, select.POLLIN)
+        if not ready:
+            raise RequestTimeout(f"the node took no data within {self._timeout_s:g} s")
+        if ready[0][1] & ~select.POLLOUT:
+            self._receive(deadline)
+
+    def _receive(self, deadline: float) -> None:
+        """Receives once, and hands the answers to who waits for them."""
+        sock = self._sock
+        if sock is None:
+            raise ConnectionLost("the connection broke before the answer came")
+        try:
+            size = sock.recv_into(self._buffer)
+        except BlockingIOError:
+            if not self._poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+                raise RequestTimeout(f"no answer within {self._timeout_s:g} s") from None
+            return
+        except OSError as error:
+            raise self._lost(error) from error
+        if size == 0:
+            raise self._lost(ConnectionResetError("the node has closed the connection"))
+        try:
+            answers = self._session.receive(self._view[:size])
+        except SwarmError as error:
+            if self._session.hello is None:
+                raise
+            raise self._lost(error) from error
+        for waiter, status, result in answers:
+            if status == protocol.BATCH:
+                waiter.batches.append(result)
+            else:
+                waiter.status = status
+                waiter.result = result
+
+    def _lost(self, why: Exception) -> ConnectionLost:
+        self.close()
+        self.last_error = why
+        self._session.waiting.clear()
+        return ConnectionLost(
+            f"the connection broke before the answer came ({why}); it may or may not have been carried out"
+        )
+
+
+class BlockingClient:
+    """Base of the blocking clients: `with` opens and closes it. Connections are made when they are first needed."""
+
+    kind: str
+
+    def __init__(self, nodes: Sequence[Address], *, timeout: float, compression: bool) -> None:
+        self._timeout_s = timeout
+        self._connections = [Connection(address, self.kind, timeout, compression) for address in nodes]
+        self._statistics: dict[int, RequestStatistics] = {}
+        self._lock = threading.RLock()
+        self._open = False
+
+    def _learn(self, number: int, hello: NodeHello) -> None:
+        """A node was reached; called with its number in the list of nodes."""
+
+    def __enter__(self) -> Self:
+        self._open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes every connection; the client cannot be used any more."""
+        with self._lock:
+            self._open = False
+            for connection in self._connections:
+                connection.close()
+
+    def ready(self) -> None:
+        """Connects to every node. NodeUnreachable after the timeout."""
+        with self._lock:
+            self._check_open()
+            deadline = time.monotonic() + self._timeout_s
+            for number in range(len(self._connections)):
+                self._connected(number, deadline)
+
+    def statistics(self) -> dict[str, Any]:
+        """Of every request that was used: in flight, handled, failed, histogram of times; by the request's name."""
+        return {each.name: each.snapshot() for each in self._statistics.values()}
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise ClientClosed("the client is not open: use it inside `with`")
+
+    def _connected(self, number: int, deadline: float, request: Request | None = None) -> Connection:
+        connection = self._connections[number]
+        if not connection.ready:
+            try:
+                self._learn(number, connection.connect(deadline))
+            except NodeUnreachable as error:
+                error.request = request.name if request else None
+                raise
+        return connection
+
+    def _run(self, steps: Steps) -> Any:
+        """Carries out an operation: does what it asks for until it returns."""
+        with self._lock:
+            self._check_open()
+            deadline = time.monotonic() + self._timeout_s
+            try:
+                step = next(steps)
+                while True:
+                    try:
+                        if type(step) is Call:
+                            result = self._call(step, deadline)
+                        elif step is WAIT_FOR_NODES:
+                            result = None
+                            self._reach_all(deadline)
+                        else:
+                            result = self._call_all(step)
+                    except SwarmError as error:
+                        step = steps.throw(error)
+                    else:
+                        step = steps.send(result)
+            except StopIteration as stop:
+                return stop.value
+
+    def _reach_all(self, deadline: float) -> None:
+        """Connects to the nodes that were not reached yet; fails only if there is none."""
+        missing = [number for number, connection in enumerate(self._connections) if not connection.ready]
+        if not missing:
+            raise NodeUnreachable("no node is responsible for the key: the nodes' hash ranges have a gap")
+        for number in missing:
+            self._connected(number, deadline)
+
+    def _call(self, call: Call, deadline: float) -> Any:
+        """The result of one request. It is sent again where the connection broke and it may be repeated."""
+        statistics = self._statistics.get(call.request.code)
+        if statistics is None:
+            statistics = self._statistics[call.request.code] = RequestStatistics(call.request.name)
+        begun = time.perf_counter()
+        try:
+            while True:
+                connection = self._connected(call.node, deadline, call.request)
+                try:
+                    waiter = connection.submit(call.request, call.arguments, deadline)
+                    try:
+                        connection.wait(waiter, deadline)
+                    except BaseException:
+                        connection.forget(waiter)
+                        raise
+                except ConnectionLost as error:
+                    if not call.request.repeatable or time.monotonic() > deadline:
+                        raise describe(error, call.request, connection.name) from error.__cause__
+                    continue
+                except RequestTimeout as error:
+                    raise describe(error, call.request, connection.name) from None
+                return result_of(call, connection.name, waiter.status, waiter.result)
+        except SwarmError:
+            statistics.failed += 1
+            raise
+        finally:
+            statistics.record(1, time.perf_counter() - begun)
+
+    def _call_all(self, calls: list[Call]) -> list[Any]:
+        """The results of many requests, several in flight at every node; raises the first error once all that were
+        sent are answered."""
+        results: list[Any] = [None] * len(calls)
+        errors: list[SwarmError] = []
+        in_flight: dict[int, deque[tuple[int, _Waiter]]] = {}
+        sizes: dict[int, int] = {}
+
+        def finish(number: int) -> None:
+            position, waiter = in_flight[number].popleft()
+            call = calls[position]
+            sizes[number] -= call.size
+            deadline = time.monotonic() + self._timeout_s
+            connection = self._connections[number]
+            try:
+                try:
+                    connection.wait(waiter, deadline)
+                except ConnectionLost:
+                    if not call.request.repeatable:
+                        raise
+                    results[position] = self._call(call, deadline)
+                else:
+                    results[position] = result_of(call, connection.name, waiter.status, waiter.result)
+            except SwarmError as error:
+                connection.forget(waiter)
+                errors.append(describe(error, call.request, connection.name))
+
+        try:
+            for position, call in enumerate(calls):
+                queue = in_flight.setdefault(call.node, deque())
+                sizes.setdefault(call.node, 0)
+                while queue and sizes[call.node] + call.size > limits.CLIENT_PARTS_BYTES:
+                    finish(call.node)
+                if errors:
+                    break
+                deadline = time.monotonic() + self._timeout_s
+                try:
+                    connection = self._connected(call.node, deadline, call.request)
+                    queue.append((position, connection.submit(call.request, call.arguments, deadline)))
+                    sizes[call.node] += call.size
+                except ConnectionLost:
+                    results[position] = self._call(call, deadline)
+                except SwarmError as error:
+                    errors.append(error)
+                    break
+            for number, queue in in_flight.items():
+                while queue:
+                    finish(number)
+        finally:
+            for number, queue in in_flight.items():
+                for _, waiter in queue:
+                    self._connections[number].forget(waiter)
+        if errors:
+            raise errors[0]
+        return results
+
+
+class BlockingStream:
+    """One request that streams, on one connection."""
+
+    def __init__(self, client: BlockingClient, call: Call) -> None:
+        self._client = client
+        self._call = call
+        self._connection = client._connections[call.node]
+        self._waiter: _Waiter | None = None
+
+    def open(self) -> None:
+        """Sends the request. NodeUnreachable, ConnectionLost."""
+        with self._client._lock:
+            self._client._check_open()
+            deadline = time.monotonic() + self._client._timeout_s
+            connection = self._client._connected(self._call.node, deadline, self._call.request)
+            self._waiter = connection.submit(self._call.request, self._call.arguments, deadline)
+
+    def next(self) -> Any:
+        """The next batch, None at the end. Raises ConnectionLost, RequestTimeout, or what the node tells."""
+        waiter = self._waiter
+        assert waiter is not None
+        with self._client._lock:
+            self._client._check_open()
+            deadline = time.monotonic() + self._client._timeout_s
+            try:
+                self._connection.wait(waiter, deadline)
+                if waiter.batches:
+                    batch = waiter.batches.popleft()
+                    if waiter.result is PENDING:
+                        self._connection.grant(waiter, deadline)
+                    return batch
+                self._waiter = None
+                result_of(self._call, self._connection.name, waiter.status, waiter.result)
+                return None
+            except (ConnectionLost, RequestTimeout) as error:
+                raise describe(error, self._call.request, self._connection.name) from error.__cause__
+
+    def close(self) -> None:
+        """Stops the stream, if it has not ended."""
+        if self._waiter is not None and self._waiter.result is PENDING:
+            with self._client._lock:
+                self._connection.stop(self._waiter)
+        self._waiter = None

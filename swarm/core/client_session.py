@@ -1,0 +1,135 @@
+"""One connection on the client's side: requests in, bytes out; bytes in, answers out. No I/O. docs/protocol.md.
+
+Requests are collected and leave together: outgoing() encodes whatever was asked for since it was last called, as
+one frame.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from swarm import __version__
+from swarm.core import limits, protocol
+from swarm.core.errors import ProtocolError, SwarmError, TooManyRequests, WrongKind, from_wire
+from swarm.core.framing import FrameDecoder, FrameEncoder, Message
+from swarm.core.protocol import Request
+from swarm.core.session import LZ4, ClientHello, NodeHello
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to one node, by the node's number in the client's list. size: bytes it takes, roughly; 0 for a
+    small one."""
+
+    node: int
+    request: Request
+    arguments: tuple[Any, ...]
+    size: int = 0
+
+
+Owner = TypeVar("Owner")
+"""Whatever the driver wants back together with an answer."""
+
+
+class ClientSession(Generic[Owner]):
+    def __init__(self, kind: str, *, compression: bool) -> None:
+        self.hello: NodeHello | None = None
+        """None until the node's hello was read; requests may be sent from then on."""
+        self.waiting: dict[int, Owner] = {}
+        """Who waits for which answer, oldest first."""
+        self._kind = kind
+        self._compression = compression
+        self._decoder = FrameDecoder(frame_bytes_max=limits.FRAME_BYTES_MAX, counted=False)
+        self._encoder = FrameEncoder()
+        self._messages: list[Message] = []
+        self._next_id = 1
+
+    def begin(self) -> bytes:
+        """The client's hello."""
+        hello = ClientHello(f"swarm-python {__version__}", self._kind, (LZ4,) if self._compression else ())
+        return self._encoder.encode([hello.to_message()])
+
+    def request(self, request: Request, arguments: tuple[Any, ...], owner: Owner) -> int:
+        """Adds a request to what is to be sent; the id of its answers. TooManyRequests if too many wait already."""
+        if len(self.waiting) >= limits.CLIENT_REQUESTS_MAX:
+            most = limits.CLIENT_REQUESTS_MAX
+            raise TooManyRequests(f"{most} requests wait for their answers on this connection", {"limit": most})
+        request_id = self._next_id
+        self._next_id = request_id % limits.REQUEST_ID_MAX + 1
+        while self._next_id in self.waiting:
+            self._next_id = self._next_id % limits.REQUEST_ID_MAX + 1
+        self.waiting[request_id] = owner
+        self._messages.append((request_id, request.code, *arguments))
+        return request_id
+
+    def grant(self, request_id: int, batches: int) -> None:
+        """Allows a stream some more batches."""
+        self._messages.append((request_id, protocol.GRANT_CREDIT.code, batches))
+
+    def stop(self, request_id: int) -> None:
+        """Ends a stream; its final answer still comes."""
+        self._messages.append((request_id, protocol.STOP.code))
+
+    def outgoing(self) -> bytes:
+        """What is to be sent, encoded; empty if there is nothing."""
+        messages = self._messages
+        if not messages:
+            return b""
+        self._messages = []
+        data = self._encoder.encode(messages)
+        if len(data) > limits.FRAME_BYTES_PLAIN and len(messages) > 1:  # large requests travel alone
+            data = b"".join(self._encoder.encode([message]) for message in messages)
+        return data
+
+    def receive(self, data: memoryview) -> list[tuple[Owner, int, Any]]:
+        """Takes what came in; the answers in it: (owner, status, result).
+
+        An owner stays in `waiting` until its final answer, so that one that was taken out gets nothing more.
+        Raises the node's reason if it has closed the connection, ProtocolError if it does not keep to the protocol.
+        """
+        answers: list[tuple[Owner, int, Any]] = []
+        messages = self._decoder.feed(data)
+        while messages is not None:
+            if self.hello is None:
+                self._greeted(messages)
+            else:
+                self._answer(messages, answers)
+            messages = self._decoder.next_frame()
+        return answers
+
+    def _answer(self, messages: list[Message], answers: list[tuple[Owner, int, Any]]) -> None:
+        waiting = self.waiting
+        for message in messages:
+            try:
+                request_id, status, result = message
+                owner = waiting[request_id] if status == protocol.BATCH else waiting.pop(request_id)
+            except KeyError:
+                if request_id == 0:
+                    raise from_wire(status, result) from None
+                continue  # nobody waits for it any more
+            except (TypeError, ValueError) as error:
+                raise ProtocolError(f"the node sent {message!r:.80}, which is no reply") from error
+            answers.append((owner, status, result))
+
+    def _greeted(self, messages: list[Message]) -> None:
+        match messages:
+            case [[0, int(status), result]]:
+                raise from_wire(status, result)
+        hello = NodeHello.from_messages(messages)
+        if hello.kind != self._kind:
+            raise WrongKind(f"this is a {hello.kind} node, not a {self._kind} node", {"kind": hello.kind})
+        self.hello = hello
+        self._decoder.compression = self._encoder.compression = hello.compression == LZ4
+
+
+def result_of(call: Call, node: str, status: int, result: Any) -> Any:
+    """The result of a final answer, or the error it tells, with the node and the request named."""
+    if status == protocol.DONE:
+        return result
+    raise describe(from_wire(status, result), call.request, node)
+
+
+def describe(error: SwarmError, request: Request, node: str) -> SwarmError:
+    """The same error, telling which request at which node it is about."""
+    error.request = request.name
+    error.node = node
+    return error

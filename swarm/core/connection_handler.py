@@ -1,0 +1,296 @@
+"""One connection on the node's side: bytes in, requests carried out, bytes out. No I/O.
+
+The same handler is driven by the select listener and by a trio stream (stream_driver):
+
+    receive(data)      takes what came in
+    work(deadline)     carries out requests; pending: there are more, call it again before receiving
+    outgoing()         what is to be sent; sent(n) tells how much of it has left
+    closing            once outgoing() is empty the driver closes the connection
+    end()              the connection is gone
+
+Between work() and outgoing() the driver commits, so no answer leaves before what it acknowledges is durable.
+
+Requests are not carried out while more than OUTPUT_BYTES_MAX of output waits: a client that does not read stands
+still, and takes no memory.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from time import perf_counter
+from typing import Any
+
+import trio
+
+from swarm.core import limits, protocol
+from swarm.core.errors import BadArgument, ProtocolError, SwarmError, TooManyRequests, UnknownRequest
+from swarm.core.framing import FrameDecoder, FrameEncoder, Message
+from swarm.core.request_handler import RequestHandler, Service, Stream
+from swarm.core.session import LZ4, ClientHello
+
+_NOTHING: Iterator[Message] = iter(())
+
+
+class ConnectionHandler:
+    def __init__(self, service: Service, flush_soon: Callable[[], None]) -> None:
+        """flush_soon: called when there is output that no pass has caused; the driver then sends it."""
+        self.service = service
+        self.greeted = False
+        """Whether the client's hello was accepted."""
+        self.pending = False
+        """Whether work() left something undone."""
+        self.closing = False
+        self.notice: SwarmError | None = None
+        """Why the node closes the connection, if it does."""
+        self.client = ""
+        self.at_end: list[Callable[[], None]] = []
+        """Called when the connection ends, however it does."""
+        self._flush_soon = flush_soon
+        self._decoder = FrameDecoder(frame_bytes_max=limits.HELLO_BYTES_MAX, counted=True)
+        self._encoder = FrameEncoder()
+        self._messages = _NOTHING
+        self._replies: list[Message] = []
+        self._output: list[bytes | memoryview] = []
+        self._output_bytes = 0
+        self._room = trio.Event()
+        self._streams: dict[int, Stream] = {}
+
+    # What the driver calls.
+
+    def receive(self, data: memoryview) -> None:
+        """Takes data that has come in; data may be overwritten afterwards. Not to be called while pending."""
+        if self.closing:
+            return
+        try:
+            messages = self._decoder.feed(data)
+            if messages is not None:
+                self._take(messages)
+        except SwarmError as error:
+            self.refuse(error)
+
+    def work(self, deadline: float) -> None:
+        """Carries out what was received, until it is done, the output is full, or deadline (perf_counter) has passed.
+
+        Afterwards pending tells whether there is more to do, as soon as the output allows it.
+        """
+        self.pending = True
+        try:
+            while not self.closing:
+                if self._output_bytes > limits.OUTPUT_BYTES_MAX:
+                    return
+                if self._messages is not _NOTHING:
+                    if self._carry_out(self._messages):
+                        self._messages = _NOTHING
+                    elif perf_counter() > deadline:
+                        return
+                elif self._decoder.buffered and (messages := self._decoder.next_frame()) is not None:
+                    self._take(messages)
+                else:
+                    break
+        except SwarmError as error:
+            self.refuse(error)
+        self.pending = False
+
+    @property
+    def output_full(self) -> bool:
+        return self._output_bytes > limits.OUTPUT_BYTES_MAX
+
+    def outgoing(self) -> bytes | memoryview | None:
+        """The next bytes to send, None if there are none."""
+        return self._output[0] if self._output else None
+
+    def sent(self, size: int) -> None:
+        """The first size bytes of outgoing() have left."""
+        first = self._output[0]
+        self._output_bytes -= size
+        self.service.bytes_out += size
+        if size == len(first):
+            del self._output[0]
+        else:
+            self._output[0] = memoryview(first)[size:]
+        if not self.output_full:
+            self._room.set()
+
+    def refuse(self, error: SwarmError) -> None:
+        """Tells the client why the connection ends, and ends it."""
+        if not self.closing:
+            self._append(0, error.code, (error.text, error.details))
+            self._encode()
+            self.closing = True
+            self.notice = error
+            self.service.protocol_errors += isinstance(error, ProtocolError)
+            self._abandon_streams()
+
+    def end_of_input(self) -> None:
+        """The client has closed its side; what it is owed is still sent."""
+        self.closing = True
+        self._abandon_streams()
+
+    def end(self) -> None:
+        """The connection is gone."""
+        self.closing = True
+        self._abandon_streams()
+        self._output.clear()
+        self._output_bytes = 0
+        self._room.set()
+        for function in self.at_end:
+            function()
+        self.at_end.clear()
+
+    # What streams call.
+
+    async def room_for_output(self) -> None:
+        while self.output_full:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    def send_reply(self, request_id: int, status: int, result: object) -> None:
+        if not self.closing:
+            self._append(request_id, status, result)
+            self._encode()
+            self._flush_soon()
+
+    def stream_ended(self, request_id: int) -> None:
+        del self._streams[request_id]
+
+    # Inside.
+
+    def _abandon_streams(self) -> None:
+        for stream in self._streams.values():
+            stream.abandon()
+        self._streams.clear()
+
+    def _take(self, messages: list[Message]) -> None:
+        if self.greeted:
+            self._messages = iter(messages)
+        else:
+            self._greet(messages)
+
+    def _greet(self, messages: list[Message]) -> None:
+        hello = ClientHello.from_messages(messages, self.service.kind)
+        answer = self.service.hello(hello)
+        self._replies.append(answer.to_message())
+        self._encode()
+        self.client = hello.client
+        self.greeted = True
+        self._decoder.frame_bytes_max = limits.FRAME_BYTES_MAX
+        self._decoder.compression = self._encoder.compression = answer.compression == LZ4
+
+    def _append(self, request_id: int, status: int | None, result: object) -> None:
+        self._replies.append((request_id, status, result))
+
+    def _encode(self) -> None:
+        if self._replies:
+            frame = self._encoder.encode(self._replies)
+            self._replies = []
+            self._output.append(frame)
+            self._output_bytes += len(frame)
+
+    def _carry_out(self, messages: Iterator[Message]) -> bool:
+        """Carries out some requests; returns whether these were the last.
+
+        The one loop that every request of a single record goes through: what it does per request is what the node
+        costs. Times are taken for runs of the same request.
+        """
+        replies = self._replies
+        at_once = self.service.at_once
+        handler: RequestHandler | None = None
+        previous: RequestHandler | None = None
+        run = 0
+        left = limits.REQUESTS_PER_CHECK
+        begun = perf_counter()
+        for message in islice(messages, left):
+            left -= 1
+            try:
+                request_id, code, *arguments = message
+                handler = at_once.get((code, len(message)))
+            except (TypeError, ValueError) as error:
+                raise _malformed(message) from error
+            if type(request_id) is not int or not 0 < request_id <= limits.REQUEST_ID_MAX:
+                raise _malformed(message)
+            if handler is not previous:
+                if previous is not None:
+                    now = perf_counter()
+                    previous.statistics.record(run, now - begun)
+                    begun = now
+                previous = handler
+                run = 0
+            if handler is None:
+                self._carry_out_other(request_id, code, arguments)
+                left = 0
+                break
+            run += 1
+            try:
+                result = handler.function(*arguments)
+            except SwarmError as error:
+                handler.statistics.failed += 1
+                replies.append((request_id, error.code, (error.text, error.details)))
+                continue
+            replies.append((request_id, 0, result))
+            if type(result) is bytes and len(result) > limits.LARGE_RESULT_BYTES:
+                left = 0
+                break
+        if previous is not None:
+            previous.statistics.record(run, perf_counter() - begun)
+        self._encode()
+        return left > 0
+
+    def _carry_out_other(self, request_id: int, code: Any, arguments: list[Any]) -> None:
+        """A batch, a stream, a stream's control, or what is no request."""
+        handler = self.service.handlers.get(code) if type(code) is int else None
+        try:
+            if code == protocol.GRANT_CREDIT.code or code == protocol.STOP.code:
+                self._control(request_id, code, arguments)
+            elif handler is None:
+                raise UnknownRequest(f"a {self.service.kind} node has no request {code!r:.40}")
+            elif handler.mode == "batch":
+                self._carry_out_batch(request_id, handler, arguments)
+            elif handler.mode == "stream":
+                self._start_stream(request_id, handler, arguments)
+            else:  # at once: not found because of the number of its arguments
+                handler.request.check(arguments, self.service.limits)
+        except ProtocolError:
+            raise
+        except SwarmError as error:
+            if handler is not None:
+                handler.statistics.failed += 1
+            self._append(request_id, error.code, (error.text, error.details))
+
+    def _carry_out_batch(self, request_id: int, handler: RequestHandler, arguments: list[Any]) -> None:
+        begun = perf_counter()
+        if len(arguments) != len(handler.request.parameters):
+            handler.request.check(arguments, self.service.limits)
+        try:
+            result = handler.function(self, *arguments)
+        finally:
+            handler.statistics.record(1, perf_counter() - begun)
+        self._append(request_id, protocol.DONE, result)
+
+    def _start_stream(self, request_id: int, handler: RequestHandler, arguments: list[Any]) -> None:
+        if request_id in self._streams:
+            raise ProtocolError(f"the id {request_id} is in use by a stream that has not ended")
+        if len(self._streams) >= self.service.limits.streams:
+            most = self.service.limits.streams
+            raise TooManyRequests(
+                f"{most} streams are running on this connection, the most there may be", {"limit": most}
+            )
+        self._streams[request_id] = self.service.start_stream(self, handler, request_id, arguments)
+
+    def _control(self, request_id: int, code: int, arguments: list[Any]) -> None:
+        control = protocol.STOP if code == protocol.STOP.code else protocol.GRANT_CREDIT
+        try:
+            control.check(arguments, self.service.limits)
+        except BadArgument as error:  # a control has no reply of its own in which this could be told
+            raise ProtocolError(f"bad {control.name} for stream {request_id}: {error}") from error
+        stream = self._streams.get(request_id)
+        if stream is None:
+            return
+        if control is protocol.STOP:
+            stream.stop()
+        else:
+            stream.grant(arguments[0])
+
+
+def _malformed(message: Message) -> ProtocolError:
+    return ProtocolError(
+        f"a request is an array of an id (1 to {limits.REQUEST_ID_MAX}), a code and arguments, not {message!r:.80}"
+    )

@@ -1,0 +1,161 @@
+"""Frames: bytes in, lists of messages out, and back. docs/protocol.md §1. No I/O.
+
+A frame is a 4-byte header and a msgpack array of messages. That length comes before anything is decoded, so
+a frame that is too long is refused before memory is taken for it; and since a whole array is decoded or
+encoded by one call into C, fifty requests cost hardly more than one.
+
+msgpack turns few bytes into many objects: an empty map is one byte on the wire and 64 bytes in memory. Bodies up to
+1 MiB are decoded as they are, so the worst is some 64 MiB for a moment. Larger ones are decoded with each array
+counted and maps forbidden: what they legitimately hold is a few big values.
+
+Considered and rejected: a bare stream of msgpack messages. msgpack's streaming decoder keeps 44 KB a connection, cannot
+tell whether it stands between two messages, and takes memory for what it has not seen the end of.
+"""
+
+from typing import Any
+
+import lz4.block
+import msgpack
+
+from swarm.core import limits
+from swarm.core.errors import ProtocolError
+
+HEADER_BYTES = 4
+_COMPRESSED = 1 << 31
+
+Message = Any  # what a peer sent: an array if it keeps to the protocol
+
+
+def decode_body(body: bytes | memoryview, *, counted: bool) -> list[Message]:
+    """The messages of one frame's body. ProtocolError unless it is exactly one non-empty array.
+
+    counted: bound the number of arrays in a large body, and allow no maps there.
+    """
+    try:
+        if counted and len(body) > limits.FRAME_BYTES_PLAIN:
+            messages = msgpack.unpackb(body, list_hook=_ArrayCounter(), object_hook=_refuse_map)
+        else:
+            messages = msgpack.unpackb(body)
+    except ValueError as error:
+        raise ProtocolError(f"a frame's body is not one msgpack array: {str(error) or type(error).__name__}") from error
+    if type(messages) is not list or not messages:
+        raise ProtocolError("a frame's body is not an array of messages")
+    return messages
+
+
+class _ArrayCounter:
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def __call__(self, array: list[Any]) -> list[Any]:
+        self._seen += 1
+        if self._seen > limits.FRAME_ARRAYS_LARGE:
+            raise ProtocolError(
+                f"a body above {limits.FRAME_BYTES_PLAIN} bytes holds more than {limits.FRAME_ARRAYS_LARGE} arrays: "
+                "send each large request in a frame of its own"
+            )
+        return array
+
+
+def _refuse_map(_: dict[Any, Any]) -> None:
+    raise ProtocolError(f"a body above {limits.FRAME_BYTES_PLAIN} bytes holds a map")
+
+
+class FrameDecoder:
+    """Cuts what is received into frames and decodes them.
+
+    Whole frames are decoded where they lie. Only a frame that is not complete yet is copied,
+    and grows as its bytes arrive, never in advance.
+    """
+
+    def __init__(self, *, frame_bytes_max: int, counted: bool) -> None:
+        """frame_bytes_max: longest body accepted. counted: as for decode_body; nodes count, clients trust their
+        nodes."""
+        self.frame_bytes_max = frame_bytes_max
+        self.compression = False  # whether compressed frames are accepted
+        self._counted = counted
+        self._buffer = bytearray()
+        self._start = 0  # of the first frame in it that is not decoded
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that were taken and not decoded yet."""
+        return len(self._buffer) - self._start
+
+    def feed(self, data: memoryview) -> list[Message] | None:
+        """Takes data, which may be overwritten afterwards; returns what next_frame would."""
+        size = len(data)
+        if (
+            not self._buffer
+            and size > HEADER_BYTES
+            and int.from_bytes(data[:HEADER_BYTES], "big") == size - HEADER_BYTES <= self.frame_bytes_max
+        ):
+            return decode_body(data[HEADER_BYTES:], counted=self._counted)  # by far the most frequent: just one frame
+        self._buffer += data
+        return self.next_frame()
+
+    def next_frame(self) -> list[Message] | None:
+        """The messages of the next frame, None if it is not complete. Decodes no frame before it is asked for."""
+        start = self._start + HEADER_BYTES
+        if len(self._buffer) >= start:
+            header = self._buffer[self._start : start]
+            end = start + self._length(header)
+            if len(self._buffer) >= end:
+                with memoryview(self._buffer) as view, view[start:end] as body:
+                    messages = self._decode(body, compressed=header[0] >= 0x80)
+                self._start = end
+                return messages
+        if self._start == len(self._buffer):
+            self._buffer = bytearray()  # and not clear(), which keeps the memory of the largest frame
+        else:
+            del self._buffer[: self._start]
+        self._start = 0
+        return None
+
+    def _length(self, header: bytearray) -> int:
+        """Length of the body that a header announces, checked."""
+        length = int.from_bytes(header, "big") & ~_COMPRESSED
+        if header[0] >= 0x80 and not self.compression:
+            raise ProtocolError("a compressed frame (or no frame at all), though compression was not agreed to")
+        if not 0 < length <= self.frame_bytes_max:
+            raise ProtocolError(
+                f"a frame announces a body of {length} bytes; 1 to {self.frame_bytes_max} are accepted"
+                + (" before the hello" if self.frame_bytes_max == limits.HELLO_BYTES_MAX else "")
+            )
+        return length
+
+    def _decode(self, body: memoryview, *, compressed: bool) -> list[Message]:
+        if not compressed:
+            return decode_body(body, counted=self._counted)
+        raw_size = int.from_bytes(body[:4], "big")
+        if not 0 < raw_size <= self.frame_bytes_max:
+            raise ProtocolError(f"a compressed frame announces {raw_size} raw bytes, at most {self.frame_bytes_max}")
+        try:
+            raw = lz4.block.decompress(body[4:], uncompressed_size=raw_size)
+        except (lz4.block.LZ4BlockError, ValueError) as error:
+            raise ProtocolError(f"a compressed frame does not decompress: {error}") from error
+        if len(raw) != raw_size:
+            raise ProtocolError(f"a compressed frame announces {raw_size} raw bytes and has {len(raw)}")
+        return decode_body(raw, counted=self._counted)
+
+
+class FrameEncoder:
+    """Encodes lists of messages as frames."""
+
+    def __init__(self) -> None:
+        self.compression = False
+        self._packer = msgpack.Packer()
+
+    def encode(self, messages: list[Message]) -> bytes:
+        """One frame with all the messages. Its length is the caller's to bound."""
+        body: bytes = self._packer.pack(messages)
+        size = len(body)
+        if size > limits.FRAME_BYTES_PLAIN:
+            self._packer = msgpack.Packer()  # one that has packed much keeps the memory for ever
+        if self.compression and size >= limits.COMPRESS_BYTES_MIN:
+            compressed = lz4.block.compress(body, store_size=False)
+            if len(compressed) + 4 < size:
+                header = (len(compressed) + 4 | _COMPRESSED).to_bytes(HEADER_BYTES, "big")
+                return b"".join((header, size.to_bytes(4, "big"), compressed))
+        frame: bytes = size.to_bytes(HEADER_BYTES, "big") + body
+        return frame

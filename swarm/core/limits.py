@@ -1,0 +1,53 @@
+"""Every bound of the wire protocol and of a connection: its name, its unit, its reason.
+
+What an operator may change is in a node's configuration and only has its default here.
+The bounds are part of docs/protocol.md; the relations between them are asserted at the end.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# Frames.
+FRAME_BYTES_MAX = 33 * MIB  # an update of the largest value carries it twice, old and new
+HELLO_BYTES_MAX = 4 * KIB  # before its hello a peer is a stranger: it gets next to no memory
+FRAME_BYTES_PLAIN = 1 * MIB  # above it a body is decoded with its arrays counted, see framing
+FRAME_ARRAYS_LARGE = 16  # arrays in such a body: one request has four, so few bytes cannot become many objects
+COMPRESS_BYTES_MIN = 1 * KIB  # below it compression costs more than it saves
+
+# What a request may carry.
+CHANNEL_LENGTH_MAX = 128  # characters; a channel is a file name on disk
+KEY_BYTES_MAX = 480  # with the 8-byte hash before it a key fits into an LMDB key (511)
+VALUE_BYTES_MAX = 16 * MIB  # default, per node
+BATCH_RECORDS_MAX = 8192  # some 3 ms of a node's time
+BATCH_BYTES = 256 * KIB  # what a batch aims at: large enough to be cheap, small enough to stall nobody
+REPLY_BYTES_MAX = 4 * MIB  # a get many stops after the value that passes it
+REQUEST_ID_MAX = 2**32 - 1
+
+# A connection.
+STREAMS_MAX = 64  # at once, per connection: each holds a task and some batches
+CREDIT_MAX = 64  # batches a stream may be ahead of its client
+OUTPUT_BYTES_MAX = 1 * MIB  # past it, requests of a client that does not read are left unread
+HELLO_TIMEOUT_S = 10.0
+STALLED_OUTPUT_TIMEOUT_S = 60.0  # a client that reads nothing for so long is gone
+CONNECTIONS_MAX = 4096  # default, per node
+
+# A pass of the listener.
+RECEIVE_BYTES = 256 * KIB  # most that one connection is read in a pass
+PASS_SECONDS_MAX = 0.003  # then answers are sent and everything else has its turn
+REQUESTS_PER_CHECK = 64  # single-record requests between two looks at the clock, some 100 µs
+LARGE_RESULT_BYTES = 64 * KIB  # a result above it is accounted for at once
+
+# A channel.
+CHANNELS_MAX = 4096  # default, per node: each costs memory, and lines in stats.log
+RECORD_OVERHEAD_BYTES = 128  # what a record takes besides its key and value, measured (bench/README.md)
+
+# A client.
+CLIENT_REQUESTS_MAX = 65536  # waiting for their answers, per connection
+CLIENT_PARTS_BYTES = 2 * MIB  # parts of one batch on their way to a node at the same time
+CLIENT_STREAM_CREDIT = 4  # batches in flight that keep a stream busy
+
+assert FRAME_BYTES_MAX >= 2 * VALUE_BYTES_MAX + KEY_BYTES_MAX + CHANNEL_LENGTH_MAX
+assert HELLO_BYTES_MAX < BATCH_BYTES < FRAME_BYTES_PLAIN < FRAME_BYTES_MAX
+assert BATCH_BYTES <= OUTPUT_BYTES_MAX
+assert CLIENT_STREAM_CREDIT <= CREDIT_MAX
+assert KEY_BYTES_MAX + 8 <= 511

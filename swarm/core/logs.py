@@ -1,0 +1,154 @@
+"""The logs of a node: root.log for events and errors, stats.log for figures. All times in them are UTC.
+
+    root.log    2026-11-22 06:57:32.123 INFO swarm.core.node: text
+                    and a traceback, where there is one, in indented lines
+    stats.log   2026-11-22 06:57:32.123 key:value key:value …
+
+Whatever a peer says may end up in a log, so what is not printable is escaped: only a new event begins a line that is
+not indented. Each line is one write(2), so nothing is held back when the process dies. A line that cannot be written
+(disk full, device gone) is dropped and counted, for a node shall not stop because of its log.
+"""
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def open_logs(directory: Path, *, console: bool) -> "Logs":
+    """Make the standard root logger write to the directory, which is made where needed, from level INFO on.
+
+    console: events go to stderr too. Raises OSError where the files cannot be opened.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    root = _LogFile(directory / "root.log")
+    try:
+        stats = _LogFile(directory / "stats.log")
+    except OSError:
+        root.close()
+        raise
+    return Logs(root, stats, [_FileHandler(root), *([logging.StreamHandler()] if console else [])])
+
+
+class Logs:
+    """The open logs of a process, to be closed by its owner."""
+
+    def __init__(self, root: "_LogFile", stats: "_LogFile", handlers: Sequence[logging.Handler]) -> None:
+        self._root = root
+        self._stats = stats
+        self._handlers = handlers
+        self._level_before = logging.root.level
+        logging.root.setLevel(logging.INFO)
+        for handler in handlers:
+            handler.setFormatter(_OneLineFormatter())
+            logging.root.addHandler(handler)
+
+    @property
+    def lines_lost(self) -> int:
+        """Lines of both files that could not be written; the first of each file is told on stderr."""
+        return self._root.lines_lost + self._stats.lines_lost
+
+    def stats(self, values: Mapping[str, object]) -> None:
+        """Append one line. Keys are without spaces and colons; floats are written with some six digits."""
+        assert all(key.isprintable() and not {" ", ":"} & set(key) for key in values), values
+        self._stats.write(" ".join([_utc(time.time()), *(f"{key}:{_figure(value)}" for key, value in values.items())]))
+
+    def reopen(self) -> None:
+        """Go on in new files, after logrotate has moved the present ones (SIGHUP); no line is lost.
+
+        Where a new file cannot be opened the present one stays in use, and the error is logged.
+        """
+        for file in (self._root, self._stats):
+            try:
+                file.reopen()
+            except OSError as error:
+                logging.getLogger(__name__).error("%s cannot be reopened: %s", file.path, error)
+
+    def close(self) -> None:
+        for handler in self._handlers:
+            logging.root.removeHandler(handler)
+            handler.close()
+        logging.root.setLevel(self._level_before)
+        self._root.close()
+        self._stats.close()
+
+
+class _LogFile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines_lost = 0
+        self._file = path.open("ab", buffering=0)
+        self._torn = False  # the file ends in a part of a lost line
+        self._lock = threading.Lock()
+
+    def write(self, line: str) -> None:
+        with self._lock:
+            rest = (b"\n" if self._torn else b"") + line.encode() + b"\n"
+            try:
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+                    self._torn = bool(rest)
+            except OSError as error:
+                self.lines_lost += 1
+                if self.lines_lost == 1:
+                    _tell(f"{self.path} cannot be written, lines are lost: {error}")
+
+    def reopen(self) -> None:
+        file = self.path.open("ab", buffering=0)
+        with self._lock:
+            self.close()
+            self._file, self._torn = file, False
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # some file systems tell of a full disk only now
+            self._file.close()
+
+
+class _FileHandler(logging.Handler):
+    def __init__(self, file: _LogFile) -> None:
+        super().__init__()
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - as every handler of logging: a wrong format string is told on stderr, with its place
+            self.handleError(record)
+        else:
+            self._file.write(line)
+
+
+class _OneLineFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        lines = [f"{_utc(record.created)} {record.levelname} {record.name}: {record.getMessage()}"]
+        if record.exc_info:
+            lines += self.formatException(record.exc_info).split("\n")
+        if record.stack_info:
+            lines += record.stack_info.split("\n")
+        return "\n    ".join(map(_escape, lines))
+
+
+def _escape(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}" if abs(value) < 1e5 else f"{value:.0f}"
+    return _escape(str(value)).replace(" ", r"\x20")
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(" ", "milliseconds")
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed, or on the same full disk
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()

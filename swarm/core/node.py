@@ -1,0 +1,274 @@
+"""A node as a process: its sockets, its directory, its signals, its statistics, and the order in which it stops.
+
+    background   stats.log, signals                     ends last
+      streams    one task for each request that streams
+        listener  all sockets                           ends first
+
+To stop: accept no more, let the answers that are on their way leave (DRAIN_S at most), tell the clients, close, end
+the streams, commit, write a last line of statistics.
+"""
+
+import fcntl
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import trio
+
+from swarm.core import limits, protocol
+from swarm.core.config import Address, parse_duration, parse_size
+from swarm.core.logs import Logs
+from swarm.core.protocol import Limits
+from swarm.core.request_handler import Service
+from swarm.core.select_listener import SelectListener
+from swarm.core.stats import flatten
+from swarm.core.storage_channels import MemoryBudget, StorageChannels
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 2.0
+BACKLOG = 1024  # connections that wait to be accepted
+OVERLOAD_LAG_S = 0.1
+
+
+class NodeError(Exception):
+    """The node cannot start, for a reason that its operator can mend."""
+
+
+def _count_up_to(most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise ValueError(f"a number from 1 to {most} is expected")
+        return int(text)
+
+    return parse
+
+
+def _parse_value_bytes(text: str) -> int:
+    size = parse_size(text)
+    if not 1 <= size <= limits.VALUE_BYTES_MAX:
+        raise ValueError(f"a size from 1 to {limits.VALUE_BYTES_MAX} bytes is expected")
+    return size
+
+
+def _parse_stats_period(text: str) -> float:
+    period = parse_duration(text)
+    if period < 0.1:
+        raise ValueError("a duration of at least 100 ms is expected")
+    return period
+
+
+@dataclass(frozen=True)
+class LimitsSection:
+    """[limits] of every node's configuration."""
+
+    connections_max: Annotated[int, _count_up_to(1_000_000)] = limits.CONNECTIONS_MAX
+    channels_max: Annotated[int, _count_up_to(1_000_000)] = limits.CHANNELS_MAX
+    value_bytes: Annotated[int, _parse_value_bytes] = limits.VALUE_BYTES_MAX
+    streams_per_connection: Annotated[int, _count_up_to(limits.STREAMS_MAX)] = limits.STREAMS_MAX
+
+    def to_limits(self) -> Limits:
+        return Limits(value_bytes=self.value_bytes, streams=self.streams_per_connection)
+
+
+@dataclass(frozen=True)
+class LogsSection:
+    """[logs] of every node's configuration."""
+
+    directory: str = ""
+    """Empty: the data directory."""
+    stats_period: Annotated[float, _parse_stats_period] = 30.0
+    console: bool = True
+
+
+def default_memory_limit() -> int:
+    """Three quarters of the machine's memory, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+
+
+class Node:
+    """One running node of any kind."""
+
+    def __init__(
+        self,
+        service: Service,
+        channels: StorageChannels[Any],
+        budget: MemoryBudget,
+        *,
+        connections_max: int = limits.CONNECTIONS_MAX,
+        logs: Logs | None = None,
+        stats_period_s: float = 30.0,
+    ) -> None:
+        self.service = service
+        self.channels = channels
+        self.budget = budget
+        self._connections_max = connections_max
+        self._logs = logs
+        self._stats_period_s = stats_period_s
+        self._started = time.monotonic()
+        self._stop_requested = trio.Event()
+        self.lag_s = 0.0
+        service.handle(protocol.PING, lambda: None)
+        service.handle(protocol.STATS, self.statistics)
+        channels.add_handlers(service)
+
+    async def run(
+        self,
+        listeners: list[socket.socket],
+        *,
+        task_status: trio.TaskStatus[SelectListener] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serves on sockets that listen (see `listen`) until stop() is called."""
+        raise_open_files_limit()
+        gc.freeze()  # what is here now is here for good: no collection needs to look at it
+        self.listener = listener = SelectListener(self.service, listeners, self._connections_max)
+        async with trio.open_nursery() as background:
+            background.start_soon(self._write_stats)
+            async with trio.open_nursery() as streams:
+                self.service.nursery = streams
+                async with trio.open_nursery() as serving:
+                    serving.start_soon(listener.run)
+                    task_status.started(listener)
+                    await self._stop_requested.wait()
+                    listener.stop_accepting()
+                    with trio.move_on_after(DRAIN_S):
+                        await listener.drained()
+                    serving.cancel_scope.cancel()
+                streams.cancel_scope.cancel()
+            self.service.commit()
+            background.cancel_scope.cancel()
+        self._write_stats_line()
+
+    def stop(self) -> None:
+        """Begins the ordered stop; run() returns when it is done."""
+        self._stop_requested.set()
+
+    async def handle_signals(
+        self, reload: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """SIGTERM and SIGINT stop the node, SIGHUP reopens its logs and calls reload."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                name = signal.Signals(number).name
+                if number == signal.SIGHUP:
+                    if self._logs:
+                        self._logs.reopen()
+                    log.info("%s: logs reopened", name)
+                    reload()
+                else:
+                    log.info("%s: stopping", name)
+                    self.stop()
+
+    def statistics(self) -> dict[str, Any]:
+        """All that the node counts, since it was started; times in seconds, sizes in bytes."""
+        channels, records, record_bytes = self.channels.size()
+        return {
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "connections": self.listener.connections,
+            "accepted": self.listener.accepted,
+            "refused": self.listener.refused,
+            "protocol_errors": self.service.protocol_errors,
+            "bytes_in": self.service.bytes_in,
+            "bytes_out": self.service.bytes_out,
+            "lag_s": round(self.lag_s, 4),
+            "rss_bytes": resident_bytes(),
+            "memory_used": self.budget.used,
+            "memory_limit": self.budget.limit,
+            "channels": channels,
+            "records": records,
+            "bytes": record_bytes,
+            "request": {
+                handler.request.name: handler.statistics.snapshot()
+                for handler in self.service.handlers.values()
+                if handler.statistics.handled or handler.statistics.in_flight or handler.statistics.failed
+            },
+            "channel": {
+                name: {"records": engine.records, "bytes": engine.record_bytes}
+                for name, engine in self.channels.items()
+            },
+        }
+
+    async def _write_stats(self) -> None:
+        while True:
+            due = trio.current_time() + self._stats_period_s
+            await trio.sleep_until(due)
+            self.lag_s = trio.current_time() - due
+            if self.lag_s > OVERLOAD_LAG_S:
+                log.warning("the loop lags %.0f ms behind: the node has more to do than it can", self.lag_s * 1e3)
+            self._write_stats_line()
+
+    def _write_stats_line(self) -> None:
+        if self._logs:
+            self._logs.stats(flatten(self.statistics()))
+
+
+def listen(address: Address) -> socket.socket:
+    """A socket that listens on the address; NodeError if that is not possible."""
+    try:
+        if address.is_unix:
+            _remove_stale_socket(Path(address.path))
+            sock = socket.socket(socket.AF_UNIX)
+            sock.bind(address.path)
+        else:
+            family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(place)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        raise NodeError(f"cannot listen on {address}: {error.strerror or error}") from error
+    return sock
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """A socket file that nobody listens on any more is in the way of the next bind."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.stat().st_mode):
+            with closing(socket.socket(socket.AF_UNIX)) as probe:
+                if probe.connect_ex(str(path)) != 0:
+                    path.unlink()
+
+
+def lock_directory(path: Path) -> IO[str]:
+    """Makes the directory and keeps it to this process until the file is closed; NodeError if another has it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / "lock").open("a+")
+    except OSError as error:
+        raise NodeError(f"cannot use the data directory {path}: {error.strerror or error}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise NodeError(f"the data directory {path} is in use by another process (pid {owner})") from error
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def raise_open_files_limit() -> None:
+    """Each connection is an open file; the soft limit is often 1024, the hard one far above."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM, in bytes; 0 where /proc does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

@@ -1,0 +1,42 @@
+"""Where a client finds its nodes: in its arguments or in a nodes file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from swarm.core.config import Address, parse_address
+from swarm.core.errors import BadArgument
+
+
+def node_addresses(nodes: str | Sequence[str] | None, nodes_file: str | Path | None) -> list[Address]:
+    """The addresses of all nodes. nodes: host:port, one or several; nodes_file: a file with one a line, # begins a
+    comment.
+
+    Raises BadArgument, naming file and line.
+    """
+    if (nodes is None) == (nodes_file is None):
+        raise BadArgument("a client needs either nodes or nodes_file")
+    if nodes_file is not None:
+        places = _read(Path(nodes_file))
+    else:
+        places = [(node, "nodes") for node in ([nodes] if isinstance(nodes, str) else nodes or ())]
+    addresses: dict[Address, None] = {}
+    for text, place in places:
+        try:
+            address = parse_address(text)
+        except ValueError as error:
+            raise BadArgument(f"{place}: {error}") from error
+        if address in addresses:
+            raise BadArgument(f"{place}: {text} is named twice")
+        addresses[address] = None
+    if not addresses:
+        raise BadArgument(f"{nodes_file or 'nodes'}: no node is named")
+    return list(addresses)
+
+
+def _read(path: Path) -> list[tuple[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadArgument(f"cannot read the nodes file {path}: {error}") from error
+    stripped = [(line.partition("#")[0].strip(), f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    return [(text, place) for text, place in stripped if text]

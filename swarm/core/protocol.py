@@ -1,0 +1,131 @@
+"""The requests of the wire protocol: one definition of each, which both ends import. docs/protocol.md §3-5.
+
+A client checks arguments with these definitions before it sends, so that a mistake is raised where it was made. A
+node cannot trust that. Its handlers test the usual case in a line of their own and come here only to say what is
+wrong.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from swarm.core import limits
+from swarm.core.errors import BadArgument, BadChannel
+
+VERSION = 1
+
+DONE = 0
+BATCH = 1
+STREAM_END = "end"
+STREAM_STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a node accepts, as told in its hello. docs/protocol.md §7."""
+
+    value_bytes: int = limits.VALUE_BYTES_MAX
+    key_bytes: int = limits.KEY_BYTES_MAX
+    batch_bytes: int = limits.BATCH_BYTES
+    batch_records: int = limits.BATCH_RECORDS_MAX
+    streams: int = limits.STREAMS_MAX
+
+    def to_wire(self) -> dict[str, int]:
+        return asdict(self)
+
+
+DEFAULT_LIMITS = Limits()
+
+Check = Callable[[Any, Limits], None]
+"""Raises the BadArgument that describes what is wrong with an argument."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    name: str
+    check: Check
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request of the protocol.
+
+    access: the permission it needs.
+    repeatable: carrying it out twice leaves, and answers, the same as once; so a client may send it
+        again when the connection broke before the answer.
+    streams: answers with batches; its last parameter is the credit.
+    """
+
+    code: int
+    name: str
+    parameters: tuple[Parameter, ...]
+    access: Literal["read", "write", "admin"] = "read"
+    repeatable: bool = True
+    streams: bool = False
+
+    def check(self, arguments: Sequence[object], node_limits: Limits) -> None:
+        """Raises BadArgument, naming the argument, for the first thing that is wrong."""
+        if len(arguments) != len(self.parameters):
+            names = ", ".join(parameter.name for parameter in self.parameters) or "none"
+            raise BadArgument(f"{self.name} takes {len(self.parameters)} arguments ({names}), not {len(arguments)}")
+        for position, (parameter, argument) in enumerate(zip(self.parameters, arguments, strict=True)):
+            try:
+                parameter.check(argument, node_limits)
+            except BadArgument as error:
+                error.details.setdefault("position", position)
+                raise
+
+
+def type_name(value: object) -> str:
+    """How an argument of a wrong type is called in an error."""
+    return {
+        type(None): "nil",
+        list: "an array",
+        tuple: "an array",
+        dict: "a map",
+        bytes: "bytes",
+        str: "text",
+        bool: "a bool",
+        int: "an integer",
+        float: "a float",
+    }.get(type(value), type(value).__name__)
+
+
+_CHANNEL_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.CHANNEL_LENGTH_MAX}}}")
+
+
+def check_channel(name: object, _: Limits = DEFAULT_LIMITS) -> None:
+    """BadChannel unless name is a str of 1 to 128 characters out of A-Z a-z 0-9 _ -."""
+    if type(name) is not str:
+        raise BadChannel(f"a channel name is text, not {type_name(name)}")
+    if not _CHANNEL_NAME.fullmatch(name):
+        shown = repr(name if len(name) <= 40 else name[:40] + "…")
+        raise BadChannel(
+            f"bad channel name {shown} ({len(name)} characters): "
+            f"1 to {limits.CHANNEL_LENGTH_MAX} characters out of A-Z a-z 0-9 _ - are allowed"
+        )
+
+
+def integer(name: str, lowest: int, highest: int) -> Parameter:
+    def check(value: object, _: Limits) -> None:
+        if type(value) is not int:
+            raise BadArgument(f"{name} is an integer, not {type_name(value)}")
+        if not lowest <= value <= highest:
+            raise BadArgument(f"{name} is from {lowest} to {highest}, not {value}")
+
+    return Parameter(name, check)
+
+
+CHANNEL = Parameter("channel", check_channel)
+CREDIT = integer("credit", 1, limits.CREDIT_MAX)
+
+# The requests of every node.
+PING = Request(1, "ping", ())
+GRANT_CREDIT = Request(2, "credit", (CREDIT,))
+STOP = Request(3, "stop", ())
+STATS = Request(4, "stats", ())
+CHANNELS = Request(5, "channels", ())
+CHANNEL_SIZE = Request(6, "channel size", (CHANNEL,))
+SIZE = Request(7, "size", ())
+REMOVE_CHANNEL = Request(8, "remove channel", (CHANNEL,), access="admin", repeatable=False)

@@ -1,0 +1,159 @@
+"""What a node answers: a handler for each request, and the streams among them.
+
+A handler is one of three:
+
+    at once   def get(channel, key) -> result            single records; microseconds
+    batch     def put_many(connection, …) -> result      bounded, but the clock is looked at after each
+    stream    def get_all(channel, …) -> iterator        of batches; drawn by a trio task as the client grants credit
+
+Handlers at once and batches run inside the listener's pass and never await. The batches of a stream are made one
+at a time between passes: whichever streams run, a client with one request waits for one batch at most.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import trio
+
+from swarm.core import limits, protocol
+from swarm.core.errors import SwarmError
+from swarm.core.protocol import Limits, Request
+from swarm.core.session import LZ4, ClientHello, NodeHello
+from swarm.core.stats import RequestStatistics
+
+
+@dataclass(frozen=True)
+class RequestHandler:
+    request: Request
+    mode: Literal["at once", "batch", "stream"]
+    function: Callable[..., Any]
+    statistics: RequestStatistics
+
+
+class StreamConnection(Protocol):
+    """What a stream needs of the connection that it belongs to."""
+
+    async def room_for_output(self) -> None: ...
+
+    def send_reply(self, request_id: int, status: int, result: object) -> None: ...
+
+    def stream_ended(self, request_id: int) -> None: ...
+
+
+@dataclass
+class Service:
+    """All that the connections of one node share. Knows nothing of sockets.
+
+    commit: makes durable what the requests of a pass have changed; called once before their answers leave.
+    facts: what this kind of node adds to the hello.
+    """
+
+    kind: str
+    software: str
+    limits: Limits = protocol.DEFAULT_LIMITS
+    facts: dict[str, Any] = field(default_factory=dict)
+    commit: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.handlers: dict[int, RequestHandler] = {}
+        self.at_once: dict[tuple[int, int], RequestHandler] = {}
+        """By code and length of the message, so that one lookup also checks the number of arguments."""
+        self.turn = trio.StrictFIFOLock()
+        """Held by the one stream that is making a batch."""
+        self.nursery: trio.Nursery | None = None
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.protocol_errors = 0
+
+    def handle(
+        self, request: Request, function: Callable[..., Any], mode: Literal["at once", "batch"] = "at once"
+    ) -> None:
+        """Adds the handler of a request; one that streams is known by its definition."""
+        assert request.code not in self.handlers, f"{request.name} is handled twice"
+        statistics = RequestStatistics(request.name)
+        handler = RequestHandler(request, "stream" if request.streams else mode, function, statistics)
+        self.handlers[request.code] = handler
+        if handler.mode == "at once":
+            self.at_once[request.code, 2 + len(request.parameters)] = handler
+
+    def hello(self, client: ClientHello) -> NodeHello:
+        compression = LZ4 if LZ4 in client.compression else None
+        return NodeHello(self.kind, self.software, self.limits, compression, self.facts)
+
+    @property
+    def streams_running(self) -> int:
+        return len(self.nursery.child_tasks) if self.nursery else 0
+
+    def start_stream(
+        self, connection: StreamConnection, handler: RequestHandler, request_id: int, arguments: list[Any]
+    ) -> "Stream":
+        """Begins to answer a request that streams. Raises what is wrong with its arguments."""
+        assert self.nursery is not None
+        handler.request.check(arguments, self.limits)
+        *arguments, credit = arguments
+        stream = Stream(self, connection, handler, request_id, credit)
+        self.nursery.start_soon(stream.run, handler.function(*arguments))
+        return stream
+
+
+class Stream:
+    """One request that streams, on the node's side."""
+
+    def __init__(
+        self, service: Service, connection: StreamConnection, handler: RequestHandler, request_id: int, credit: int
+    ) -> None:
+        self._service = service
+        self._connection = connection
+        self._handler = handler
+        self._request_id = request_id
+        self._credit = credit
+        self._credit_granted = trio.Event()
+        self._scope = trio.CancelScope()
+        self._connection_ended = False
+
+    def grant(self, batches: int) -> None:
+        self._credit = min(self._credit + batches, limits.CREDIT_MAX)
+        self._credit_granted.set()
+
+    def stop(self) -> None:
+        """The client wants no more; it is still told that the stream has ended."""
+        self._scope.cancel()
+
+    def abandon(self) -> None:
+        """The connection is gone; nobody is there to be told."""
+        self._connection_ended = True
+        self._scope.cancel()
+
+    async def run(self, batches: Iterator[object]) -> None:
+        statistics = self._handler.statistics
+        statistics.in_flight += 1
+        begun = trio.current_time()
+        status: int = protocol.DONE
+        result: object = protocol.STREAM_STOPPED
+        with self._scope:
+            try:
+                await self._send_all(batches)
+                result = protocol.STREAM_END
+            except SwarmError as error:
+                assert error.code is not None
+                statistics.failed += 1
+                status, result = error.code, (error.text, error.details)
+        statistics.in_flight -= 1
+        statistics.record(1, trio.current_time() - begun)
+        if not self._connection_ended:
+            self._connection.send_reply(self._request_id, status, result)
+            self._connection.stream_ended(self._request_id)
+
+    async def _send_all(self, batches: Iterator[object]) -> None:
+        while True:
+            while self._credit == 0:
+                self._credit_granted = trio.Event()
+                await self._credit_granted.wait()
+            await self._connection.room_for_output()
+            async with self._service.turn:
+                batch = next(batches, None)
+            if batch is None:
+                return
+            self._credit -= 1
+            self._connection.send_reply(self._request_id, protocol.BATCH, batch)

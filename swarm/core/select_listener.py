@@ -1,0 +1,297 @@
+"""All sockets of a node, the listening ones and every client's, in one epoll set inside trio.
+
+    trio ── waits until the epoll descriptor itself is readable ──► turn
+    turn:  while sockets are ready, and its time is not over:
+               pass:  read each ready socket once, carry out its requests, collect the answers
+                      commit once
+                      send the answers
+
+Why not one trio task a connection: waking a task for each socket costs more than the request that it brings (DESIGN
+measurements: docs/decisions/0002-one-epoll-set.md). Inside a pass there is no await; what ends it is its time, and
+each connection is read RECEIVE_BYTES at most. Trio's own tasks (streams, timers, signals) run between turns; while
+streams are running a turn is one pass, so that they share the loop with requests.
+
+A connection is in one of these states, and what epoll is asked for follows from it:
+
+    reading      EPOLLIN
+    busy         nothing: it has requests left from the last pass, and goes on in the next
+    full         EPOLLOUT: its output was not taken; nothing is read nor carried out until it is
+    closing      EPOLLOUT until its output has left
+"""
+
+import errno
+import logging
+import select
+import socket
+from time import perf_counter
+
+import trio
+
+from swarm.core import limits
+from swarm.core.connection_handler import ConnectionHandler
+from swarm.core.errors import ProtocolError, ShuttingDown, SwarmError, TooManyConnections, TooSlow
+from swarm.core.request_handler import Service
+
+log = logging.getLogger(__name__)
+
+ACCEPTS_PER_PASS = 64  # some 1 ms
+EVENTS_PER_POLL = 256
+SWEEP_S = 1.0
+ACCEPT_PAUSE_S = 0.1
+
+# What accept(2) may fail with, and what is done about it. Anything else is a bug and crashes the node.
+ACCEPT_IGNORED = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})  # this client is gone already
+ACCEPT_PAUSES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})  # wait until others have left
+
+
+class _Connection:
+    """A client's socket and its handler."""
+
+    __slots__ = ("events", "fd", "handler", "input_ended", "peer", "sock", "waiting_since")
+
+    def __init__(self, sock: socket.socket, peer: str, handler: ConnectionHandler) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.peer = peer
+        self.handler = handler
+        self.events = select.EPOLLIN
+        self.input_ended = False
+        self.waiting_since = perf_counter()
+        """When its output last moved; before its hello, when it was accepted."""
+
+
+class SelectListener:
+    def __init__(self, service: Service, listeners: list[socket.socket], connections_max: int) -> None:
+        """listeners: bound sockets that listen. connections_max: clients beyond are told so and closed."""
+        self._service = service
+        self._connections_max = connections_max
+        self._listeners = {sock.fileno(): sock for sock in listeners}
+        self._connections: dict[int, _Connection] = {}
+        self._waiting: dict[_Connection, None] = {}  # for a hello, or for output to be taken: those have a time limit
+        self._busy: dict[_Connection, None] = {}
+        self._receive_buffer = bytearray(limits.RECEIVE_BYTES)
+        self._receive_view = memoryview(self._receive_buffer)
+        self._epoll = select.epoll()
+        self.accepted = 0
+        self.refused = 0
+        for sock in listeners:
+            sock.setblocking(False)
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    async def run(self) -> None:
+        """Serves until cancelled; then closes every socket, telling the clients."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sweep)
+                while True:
+                    if self._busy:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    self._turn()
+        finally:
+            self._close()
+
+    def adopt(self, sock: socket.socket, peer: str) -> None:
+        """Serves a socket that is connected already."""
+        sock.setblocking(False)
+        fd = sock.fileno()
+        handler = ConnectionHandler(self._service, lambda: self._flush(self._connections[fd]))
+        connection = self._connections[fd] = _Connection(sock, peer, handler)
+        self._waiting[connection] = None
+        self._epoll.register(fd, select.EPOLLIN)
+        self.accepted += 1
+
+    async def drained(self) -> None:
+        """Returns when every answer that was given has left."""
+        while self._busy or any(each.handler.outgoing() is not None for each in self._waiting):
+            await trio.sleep(0.01)
+
+    def stop_accepting(self) -> None:
+        for fd, sock in self._listeners.items():
+            self._epoll.unregister(fd)
+            sock.close()
+        self._listeners.clear()
+
+    def _turn(self) -> None:
+        deadline = perf_counter() + limits.PASS_SECONDS_MAX
+        while True:
+            events = self._epoll.poll(0, EVENTS_PER_POLL)
+            if not events and not self._busy:
+                return
+            self._pass(events, deadline)
+            if self._service.streams_running or perf_counter() > deadline:
+                return
+
+    def _pass(self, events: list[tuple[int, int]], deadline: float) -> None:
+        changed: list[_Connection] = []
+        if self._busy:
+            busy, self._busy = self._busy, {}
+            for connection in busy:
+                connection.handler.work(deadline)
+                changed.append(connection)
+        for fd, event in events:
+            connection_or_none = self._connections.get(fd)
+            if connection_or_none is None:
+                if fd in self._listeners:
+                    self._accept(self._listeners[fd])
+                continue
+            connection = connection_or_none
+            if event & ~select.EPOLLOUT and not connection.handler.pending and not self._read(connection):
+                continue
+            connection.handler.work(deadline)
+            changed.append(connection)
+            if perf_counter() > deadline:
+                break  # what was not looked at is still ready in the next pass
+        self._service.commit()
+        for connection in changed:
+            if connection.fd in self._connections:
+                self._flush(connection)
+
+    def _read(self, connection: _Connection) -> bool:
+        """Reads once; whether the connection is still there."""
+        try:
+            size = connection.sock.recv_into(self._receive_buffer)
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError as error:
+            log.debug("%s: connection lost: %s", connection.peer, error)
+            self._drop(connection)
+            return False
+        if size == 0:
+            connection.input_ended = True
+            connection.handler.end_of_input()
+            return True
+        self._service.bytes_in += size
+        connection.handler.receive(self._receive_view[:size])
+        return True
+
+    def _flush(self, connection: _Connection) -> None:
+        """Sends what there is to send, and asks epoll for what the connection then waits for."""
+        handler = connection.handler
+        waits = False
+        while (data := handler.outgoing()) is not None:
+            try:
+                size = connection.sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                size = 0
+            except OSError as error:
+                log.debug("%s: connection lost: %s", connection.peer, error)
+                self._drop(connection)
+                return
+            if size == 0:
+                waits = True
+                break
+            handler.sent(size)
+            connection.waiting_since = perf_counter()
+        if handler.closing and not waits:
+            self._close_connection(connection)
+            return
+        if waits or not handler.greeted:
+            self._waiting[connection] = None
+        elif self._waiting:
+            self._waiting.pop(connection, None)
+        if handler.pending and not handler.output_full:
+            self._busy[connection] = None
+        if handler.output_full or handler.closing:
+            events = select.EPOLLOUT
+        elif handler.pending:
+            events = select.EPOLLOUT if waits else 0
+        else:
+            events = select.EPOLLIN | select.EPOLLOUT if waits else select.EPOLLIN
+        if events != connection.events:
+            self._epoll.modify(connection.fd, events)
+            connection.events = events
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_PASS):
+            try:
+                sock, address = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in ACCEPT_PAUSES:
+                    self._pause_accepting(error)
+                    return
+                if error.errno in ACCEPT_IGNORED:
+                    continue
+                raise
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix socket"
+            self.adopt(sock, peer)
+            if len(self._connections) > self._connections_max:
+                self.refused += 1
+                most = self._connections_max
+                self._refuse(
+                    self._connections[sock.fileno()],
+                    TooManyConnections(
+                        f"the node has {most} connections, the most it is configured for", {"limit": most}
+                    ),
+                )
+
+    def _pause_accepting(self, error: OSError) -> None:
+        log.error("cannot accept connections: %s; raise the limit on open files (LimitNOFILE=), trying again", error)
+        for fd in self._listeners:
+            self._epoll.modify(fd, 0)
+        assert self._service.nursery is not None
+        self._service.nursery.start_soon(self._resume_accepting)
+
+    async def _resume_accepting(self) -> None:
+        await trio.sleep(ACCEPT_PAUSE_S)
+        for fd in self._listeners:
+            self._epoll.modify(fd, select.EPOLLIN)
+
+    async def _sweep(self) -> None:
+        """Closes connections that keep the node waiting: for their hello, or for output to be taken."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            now = perf_counter()
+            for connection in list(self._waiting):
+                waited = now - connection.waiting_since
+                if connection.handler.outgoing() is not None:
+                    if waited > limits.STALLED_OUTPUT_TIMEOUT_S:
+                        connection.handler.refuse(TooSlow(f"no answer was read for {waited:.0f} s"))
+                        self._close_connection(connection)
+                elif waited > limits.HELLO_TIMEOUT_S:
+                    self._refuse(connection, ProtocolError(f"no hello came within {limits.HELLO_TIMEOUT_S:.0f} s"))
+
+    def _refuse(self, connection: _Connection, error: SwarmError) -> None:
+        connection.handler.refuse(error)
+        self._flush(connection)
+
+    def _close_connection(self, connection: _Connection) -> None:
+        notice = connection.handler.notice
+        if notice is not None and not isinstance(notice, ShuttingDown):
+            log.warning("%s: connection closed: %s", connection.peer, notice)
+        if notice is not None and not connection.input_ended:
+            # Input that was not read would make close() send a reset, and a reset takes the notice from the client.
+            try:
+                connection.sock.shutdown(socket.SHUT_WR)
+                for _ in range(4):
+                    if not connection.sock.recv_into(self._receive_buffer):
+                        break
+            except OSError:
+                pass
+        self._drop(connection)
+
+    def _drop(self, connection: _Connection) -> None:
+        del self._connections[connection.fd]
+        self._waiting.pop(connection, None)
+        self._busy.pop(connection, None)
+        connection.handler.end()
+        self._epoll.unregister(connection.fd)
+        connection.sock.close()
+
+    def _close(self) -> None:
+        self.stop_accepting()
+        for connection in list(self._connections.values()):
+            self._refuse(connection, ShuttingDown("the node is shutting down"))
+        for connection in list(self._connections.values()):
+            self._drop(connection)
+        self._epoll.close()

@@ -1,0 +1,80 @@
+"""The two hellos that begin a connection. docs/protocol.md §2. No I/O."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from swarm.core.errors import ProtocolError, UnsupportedVersion, WrongKind
+from swarm.core.framing import Message
+from swarm.core.limits import HELLO_BYTES_MAX
+from swarm.core.protocol import VERSION, Limits
+
+MAGIC = "swarm"
+LZ4 = "lz4"
+
+
+@dataclass(frozen=True)
+class ClientHello:
+    client: str = ""
+    kind: str | None = None
+    compression: tuple[str, ...] = ()
+
+    def to_message(self) -> Message:
+        return (MAGIC, VERSION, {"client": self.client, "kind": self.kind, "compression": self.compression})
+
+    @classmethod
+    def from_messages(cls, messages: list[Message], node_kind: str) -> "ClientHello":
+        """Reads a client's first frame; raises the error to refuse it with."""
+        facts = _facts(messages, "client")
+        client, kind, compression = facts.get("client", ""), facts.get("kind"), facts.get("compression", [])
+        if not isinstance(client, str) or len(client) > 128:
+            raise ProtocolError("the fact client in a hello is text of 128 characters at most")
+        if kind is not None and kind != node_kind:
+            raise WrongKind(f"this is a {node_kind} node, not {str(kind)[:40]!r}", {"kind": node_kind})
+        if not isinstance(compression, list):
+            raise ProtocolError("the fact compression in a hello is an array")
+        return cls(client, kind, tuple(name for name in compression if isinstance(name, str)))
+
+
+@dataclass(frozen=True)
+class NodeHello:
+    kind: str
+    node: str
+    limits: Limits
+    compression: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What only this kind of node tells, for instance its hash range."""
+
+    def to_message(self) -> Message:
+        shared: dict[str, Any] = {
+            "kind": self.kind,
+            "node": self.node,
+            "limits": self.limits.to_wire(),
+            "compression": self.compression,
+            "authentication": [],
+        }
+        return (MAGIC, VERSION, shared | self.facts)
+
+    @classmethod
+    def from_messages(cls, messages: list[Message]) -> "NodeHello":
+        """Reads a node's first frame. ProtocolError if it is none, or asks for what this client cannot do."""
+        facts = _facts(messages, "node")
+        try:
+            told = facts["limits"]
+            node_limits = Limits(**{name: int(told[name]) for name in Limits.__dataclass_fields__})
+            if facts["authentication"]:
+                raise ProtocolError(f"the node asks for authentication ({facts['authentication']})")
+            return cls(str(facts["kind"]), str(facts["node"]), node_limits, facts["compression"], facts)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError(f"the node's hello lacks, or has a bad, {error}") from error
+
+
+def _facts(messages: list[Message], peer: str) -> dict[str, Any]:
+    match messages:
+        case [["swarm", int(version), dict(facts)]] if version == VERSION:
+            return facts
+        case [["swarm", int(version), *_], *_] if version != VERSION:
+            raise UnsupportedVersion(
+                f"the {peer} speaks version {version} of the protocol, this end version {VERSION}",
+                {"versions": [VERSION]},
+            )
+    raise ProtocolError(f"the {peer}'s first frame (at most {HELLO_BYTES_MAX} bytes) is not a hello")

@@ -1,0 +1,110 @@
+"""The channels of a node: a name, and the storage engine that holds what is in it.
+
+A channel comes into being with the first write to it. Looking for one that does not exist finds None and creates
+nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Generic, Protocol, TypeVar
+
+from swarm.core import protocol
+from swarm.core.errors import ChannelRemoved, OutOfMemory, TooManyChannels
+from swarm.core.protocol import check_channel
+from swarm.core.request_handler import Service
+
+
+class StorageEngine(Protocol):
+    """What holds the records of one channel."""
+
+    @property
+    def records(self) -> int:
+        """How many records there are."""
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of keys and values, without what it takes to hold them."""
+
+    def remove(self) -> None:
+        """The channel is removed: gives up everything; whoever still reads it is told."""
+
+
+class MemoryBudget:
+    """The memory that the records of a node may take, in bytes."""
+
+    __slots__ = ("free", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.free = limit
+
+    @property
+    def used(self) -> int:
+        return self.limit - self.free
+
+    def refuse(self, wanted: int) -> OutOfMemory:
+        return OutOfMemory(
+            f"out of memory: {wanted} bytes wanted, {max(self.free, 0)} of {self.limit} are free "
+            "(memory_limit in the node's configuration); remove records, or spread them over more nodes",
+            {"limit": self.limit},
+        )
+
+
+Engine = TypeVar("Engine", bound=StorageEngine)
+
+
+class StorageChannels(Generic[Engine]):
+    def __init__(self, create: Callable[[], Engine], channels_max: int) -> None:
+        """create: makes the engine of a new channel. channels_max: most channels there may be."""
+        self._create = create
+        self._channels_max = channels_max
+        self._channels: dict[str, Engine] = {}
+        self.get = self._channels.get
+        """The engine of a channel; None if there is none."""
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def items(self) -> Iterator[tuple[str, Engine]]:
+        return iter(sorted(self._channels.items()))
+
+    def create(self, name: object) -> Engine:
+        """The engine of a channel that is written to, new if need be. Raises BadChannel, TooManyChannels."""
+        check_channel(name)
+        assert isinstance(name, str)
+        engine = self._channels.get(name)
+        if engine is None:
+            if len(self._channels) >= self._channels_max:
+                raise TooManyChannels(
+                    f"the node has {self._channels_max} channels, the most it is configured for (channels_max)",
+                    {"limit": self._channels_max},
+                )
+            engine = self._channels[name] = self._create()
+        return engine
+
+    def add_handlers(self, service: Service) -> None:
+        """Handles the requests about channels that every kind of node answers."""
+        service.handle(protocol.CHANNELS, lambda: sorted(self._channels))
+        service.handle(protocol.CHANNEL_SIZE, self._channel_size)
+        service.handle(protocol.SIZE, self.size)
+        service.handle(protocol.REMOVE_CHANNEL, self._remove_channel)
+
+    def size(self) -> tuple[int, int, int]:
+        """Channels, records and bytes of the node."""
+        engines = self._channels.values()
+        return len(engines), sum(engine.records for engine in engines), sum(engine.record_bytes for engine in engines)
+
+    def _channel_size(self, name: object) -> tuple[int, int]:
+        check_channel(name)
+        engine = self._channels.get(str(name))
+        return (engine.records, engine.record_bytes) if engine else (0, 0)
+
+    def _remove_channel(self, name: object) -> bool:
+        check_channel(name)
+        engine = self._channels.pop(str(name), None)
+        if engine is not None:
+            engine.remove()
+        return engine is not None
+
+
+def channel_removed() -> ChannelRemoved:
+    return ChannelRemoved("the channel was removed while it was read")

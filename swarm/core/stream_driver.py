@@ -1,0 +1,62 @@
+"""Drives a ConnectionHandler over any trio stream: memory streams, and what epoll cannot watch."""
+
+from time import perf_counter
+
+import trio
+
+from swarm.core import limits
+from swarm.core.connection_handler import ConnectionHandler
+from swarm.core.errors import ProtocolError
+from swarm.core.request_handler import Service
+
+
+async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
+    """Serves one connection until either side ends it; closes the stream."""
+    output = trio.Event()
+
+    def flush_soon() -> None:
+        output.set()
+
+    async def send() -> None:
+        nonlocal output
+        while True:
+            while (data := handler.outgoing()) is not None:
+                await stream.send_all(data)
+                handler.sent(len(data))
+            if handler.closing:
+                nursery.cancel_scope.cancel()
+            output = trio.Event()
+            await output.wait()
+
+    async def receive() -> None:
+        while not handler.closing:
+            with trio.move_on_after(limits.HELLO_TIMEOUT_S if not handler.greeted else float("inf")) as hello:
+                data = await stream.receive_some(limits.RECEIVE_BYTES)
+            if hello.cancelled_caught:
+                handler.refuse(ProtocolError(f"no hello came within {limits.HELLO_TIMEOUT_S:.0f} s"))
+            elif not data:
+                handler.end_of_input()
+            else:
+                service.bytes_in += len(data)
+                handler.receive(memoryview(data))
+            await carry_out()
+
+    async def carry_out() -> None:
+        while True:
+            handler.work(perf_counter() + limits.PASS_SECONDS_MAX)
+            service.commit()
+            output.set()
+            if not handler.pending:
+                return
+            await trio.lowlevel.checkpoint()
+            await handler.room_for_output()
+
+    handler = ConnectionHandler(service, flush_soon)
+    try:
+        async with stream, trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            nursery.start_soon(receive)
+    except* (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # the peer is gone, as peers may be at any time
+    finally:
+        handler.end()

@@ -1,0 +1,295 @@
+"""What each method of a dht client does, once for all of them. No I/O.
+
+An operation is a generator. It yields what it wants done (a Call, a list of Calls to carry out side by side, or
+WAIT_FOR_NODES), is sent the results, and returns its own. The asynchronous and the blocking client differ only in
+how they carry out these steps.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, TypeVar
+
+from swarm.core import protocol as core
+from swarm.core.async_client import WAIT_FOR_NODES
+from swarm.core.client_session import Call
+from swarm.core.errors import BadArgument, BadKey, Conflict
+from swarm.core.limits import BATCH_BYTES, CHANNEL_LENGTH_MAX, RECORD_OVERHEAD_BYTES
+from swarm.core.protocol import DEFAULT_LIMITS, Request
+from swarm.dht import protocol
+from swarm.dht.hash_range import hash_key
+from swarm.dht.ring import Ring
+
+Key = bytes | str
+"""str is encoded as UTF-8."""
+Pairs = Mapping[Key, bytes] | Iterable[tuple[Key, bytes]]
+Result = TypeVar("Result")
+Steps = Generator[Any, Any, Result]
+
+MESSAGE_BYTES = 2 * CHANNEL_LENGTH_MAX  # more than what a message has besides keys and values
+KEY_HEAD_BYTES = 8  # more than what msgpack adds to a key and its value
+GET_PART_RECORDS = 2048  # parts of a large get many: small enough that node and client work at the same time
+
+check_channel = lru_cache(maxsize=1024)(core.check_channel)
+
+
+def encode_key(key: Key) -> bytes:
+    """The bytes of a key. Raises BadKey."""
+    encoded = key.encode() if isinstance(key, str) else key
+    protocol.check_key(encoded, DEFAULT_LIMITS)
+    return encoded
+
+
+def _node_of(ring: Ring, key: bytes) -> Steps[int]:
+    if ring.only is not None:
+        return ring.only
+    key_hash = hash_key(key)
+    while (node := ring.place(key_hash)) is None:
+        yield WAIT_FOR_NODES
+    return node
+
+
+def _all_nodes(ring: Ring) -> Steps[list[int]]:
+    while not ring.complete:
+        yield WAIT_FOR_NODES
+    return list(ring.in_order())
+
+
+def put(ring: Ring, channel: str, key: Key, value: bytes) -> Steps[None]:
+    check_channel(channel)
+    key = encode_key(key)
+    protocol.check_value(value, ring.limits, key)
+    node = yield from _node_of(ring, key)
+    yield Call(node, protocol.PUT, (channel, key, value))
+
+
+def get(ring: Ring, channel: str, key: Key) -> Steps[bytes | None]:
+    check_channel(channel)
+    key = encode_key(key)
+    node = yield from _node_of(ring, key)
+    return (yield Call(node, protocol.GET, (channel, key)))  # type: ignore[no-any-return]
+
+
+def exists(ring: Ring, channel: str, key: Key) -> Steps[bool]:
+    check_channel(channel)
+    key = encode_key(key)
+    node = yield from _node_of(ring, key)
+    return (yield Call(node, protocol.EXISTS, (channel, key)))  # type: ignore[no-any-return]
+
+
+def remove(ring: Ring, channel: str, key: Key) -> Steps[bool]:
+    check_channel(channel)
+    key = encode_key(key)
+    node = yield from _node_of(ring, key)
+    return (yield Call(node, protocol.REMOVE, (channel, key)))  # type: ignore[no-any-return]
+
+
+def put_if_absent(ring: Ring, channel: str, key: Key, value: bytes) -> Steps[bool]:
+    check_channel(channel)
+    key = encode_key(key)
+    protocol.check_value(value, ring.limits, key)
+    node = yield from _node_of(ring, key)
+    try:
+        yield Call(node, protocol.UPDATE, (channel, key, None, value))
+    except Conflict:
+        return False
+    return True
+
+
+def update(
+    ring: Ring, channel: str, key: Key, function: Callable[[bytes | None], bytes | None], attempts: int
+) -> Steps[bytes | None]:
+    check_channel(channel)
+    key = encode_key(key)
+    if attempts < 1:
+        raise BadArgument(f"attempts is at least 1, not {attempts}")
+    node = yield from _node_of(ring, key)
+    while True:
+        old = yield Call(node, protocol.GET, (channel, key))
+        new = function(old)
+        if new is not None:
+            protocol.check_value(new, ring.limits, key)
+        if new == old:
+            return new
+        attempts -= 1
+        try:
+            yield Call(node, protocol.UPDATE, (channel, key, old, new))
+        except Conflict:
+            if attempts == 0:
+                raise
+        else:
+            return new
+
+
+def put_many(ring: Ring, channel: str, records: Pairs) -> Steps[None]:
+    """Checks everything before anything is sent. A node's part that takes several requests sends its first alone,
+    which makes the node keep memory aside for the others: so it is stored as a whole or not at all."""
+    check_channel(channel)
+    records = records if isinstance(records, Mapping) else dict(records)
+    keys = _encode_keys(records)
+    values = list(records.values())
+    if not keys:
+        return
+    if not protocol.records_size(keys, values, ring.limits.value_bytes):
+        protocol.check_records(keys, values, ring.limits)
+    first: list[Call] = []
+    rest: list[Call] = []
+    for node, positions in (yield from _by_node(ring, keys)):
+        node_keys, node_values = _pick(keys, positions), _pick(values, positions)
+        sizes = [len(key) + len(value) for key, value in zip(node_keys, node_values, strict=True)]
+        parts = [
+            (node_keys[start:stop], node_values[start:stop], sum(sizes[start:stop]))
+            for start, stop in _parts(sizes, ring.limits.batch_records)
+        ]
+        reserve = sum(size + RECORD_OVERHEAD_BYTES * len(part) for part, _, size in parts[1:])
+        for number, (part_keys, part_values, size) in enumerate(parts):
+            kept: int | None = reserve if number == 0 else None
+            call = Call(node, protocol.PUT_MANY, (channel, part_keys, part_values, kept), size)
+            (rest if number else first).append(call)
+    yield first if len(first) > 1 else first[0]
+    if rest:
+        yield rest
+
+
+def get_many(ring: Ring, channel: str, keys: Iterable[Key]) -> Steps[dict[Key, bytes]]:
+    check_channel(channel)
+    asked = list(dict.fromkeys(keys))
+    encoded = _encode_keys(asked)
+    found: dict[Key, bytes] = {}
+    missing: list[tuple[list[Key], list[bytes], int]] = []
+    if asked:
+        for node, positions in (yield from _by_node(ring, encoded)):
+            missing.append((_pick(asked, positions), _pick(encoded, positions), node))
+    while missing:
+        calls: list[Call] = []
+        names: list[list[Key]] = []
+        for node_asked, node_keys, node in missing:
+            sizes = list(map(len, node_keys))
+            for start, stop in _parts(sizes, min(ring.limits.batch_records, GET_PART_RECORDS)):
+                calls.append(Call(node, protocol.GET_MANY, (channel, node_keys[start:stop]), BATCH_BYTES))
+                names.append(node_asked[start:stop])
+        answers = (yield calls) if len(calls) > 1 else [(yield calls[0])]
+        missing = []
+        for call, part, values in zip(calls, names, answers, strict=True):
+            if None in values:
+                found.update((key, value) for key, value in zip(part, values, strict=False) if value is not None)
+            else:
+                found.update(zip(part, values, strict=False))
+            if len(values) < len(part):  # the node ends an answer that becomes too large
+                missing.append((part[len(values) :], call.arguments[1][len(values) :], call.node))
+    return found
+
+
+def channels(ring: Ring) -> Steps[list[str]]:
+    answers = yield from _ask_all(ring, core.CHANNELS)
+    return sorted(set().union(*answers))
+
+
+def channel_size(ring: Ring, channel: str) -> Steps[tuple[int, int]]:
+    check_channel(channel)
+    answers = yield from _ask_all(ring, core.CHANNEL_SIZE, channel)
+    return sum(records for records, _ in answers), sum(size for _, size in answers)
+
+
+def size(ring: Ring) -> Steps[tuple[int, int]]:
+    answers = yield from _ask_all(ring, core.SIZE)
+    return sum(records for _, records, _ in answers), sum(size for _, _, size in answers)
+
+
+def remove_channel(ring: Ring, channel: str) -> Steps[bool]:
+    check_channel(channel)
+    return any((yield from _ask_all(ring, core.REMOVE_CHANNEL, channel)))
+
+
+def node_statistics(ring: Ring) -> Steps[dict[str, dict[str, Any]]]:
+    answers = yield from _ask_all(ring, core.STATS)
+    return {ring.nodes[node]: answer for node, answer in zip(ring.in_order(), answers, strict=True)}
+
+
+def ping(ring: Ring) -> Steps[None]:
+    yield from _ask_all(ring, core.PING)
+
+
+class Walk:
+    """Reading a whole channel: node after node, and on each from where the last batch ended."""
+
+    def __init__(
+        self, ring: Ring, request: Request, channel: str, key_prefix: Key, substring: bytes, credit: int
+    ) -> None:
+        check_channel(channel)
+        prefix = key_prefix.encode() if isinstance(key_prefix, str) else key_prefix
+        request.check((channel, b"", prefix, substring, credit), ring.limits)
+        self._ring = ring
+        self._request = request
+        self._arguments = (channel, prefix, substring, credit)
+        self._nodes: list[int] | None = None
+        self._cursor = b""
+
+    def next_call(self) -> Steps[Call | None]:
+        """The request to send next, None when everything was read."""
+        if self._nodes is None:
+            self._nodes = yield from _all_nodes(self._ring)
+        if not self._nodes:
+            return None
+        channel, prefix, substring, credit = self._arguments
+        return Call(self._nodes[0], self._request, (channel, self._cursor, prefix, substring, credit))
+
+    def took(self, batch: Sequence[Any]) -> None:
+        """A batch was received: after a broken connection the next request goes on behind it."""
+        self._cursor = batch[0]
+
+    def node_ended(self) -> None:
+        assert self._nodes
+        del self._nodes[0]
+        self._cursor = b""
+
+
+def _ask_all(ring: Ring, request: Request, *arguments: Any) -> Steps[list[Any]]:
+    nodes = yield from _all_nodes(ring)
+    return (yield [Call(node, request, arguments) for node in nodes])  # type: ignore[no-any-return]
+
+
+def _encode_keys(keys: Iterable[Key]) -> list[bytes]:
+    """The bytes of all keys. Raises BadKey for the first that is none."""
+    encoded = [key.encode() if type(key) is str else key for key in keys]
+    sizes = list(map(len, encoded)) if set(map(type, encoded)) <= {bytes} else [0]
+    if encoded and not 0 < min(sizes) <= max(sizes) <= DEFAULT_LIMITS.key_bytes:
+        for key in encoded:
+            protocol.check_key(key, DEFAULT_LIMITS)
+        raise BadKey("a key is bytes or str")
+    return encoded  # type: ignore[return-value]
+
+
+def _by_node(ring: Ring, keys: list[bytes]) -> Steps[list[tuple[int, list[int] | None]]]:
+    """Each node with the positions of its keys; None stands for all."""
+    if ring.only is not None:
+        return [(ring.only, None)]
+    positions: dict[int, list[int]] = {}
+    for position, key in enumerate(keys):
+        key_hash = hash_key(key)
+        while (node := ring.place(key_hash)) is None:
+            yield WAIT_FOR_NODES
+        positions.setdefault(node, []).append(position)
+    return list(positions.items())
+
+
+Item = TypeVar("Item")
+
+
+def _pick(items: list[Item], positions: list[int] | None) -> list[Item]:
+    return items if positions is None else [items[position] for position in positions]
+
+
+def _parts(sizes: list[int], records_max: int) -> list[tuple[int, int]]:
+    """Cuts records of these sizes into batches: where each starts and stops."""
+    ends = list(accumulate(size + KEY_HEAD_BYTES for size in sizes))
+    parts: list[tuple[int, int]] = []
+    start = 0
+    while start < len(sizes):
+        taken = ends[start - 1] if start else 0
+        stop = bisect_right(ends, taken + BATCH_BYTES - MESSAGE_BYTES, start, min(start + records_max, len(sizes)))
+        stop = max(stop, start + 1)
+        parts.append((start, stop))
+        start = stop
+    return parts

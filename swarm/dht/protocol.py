@@ -1,0 +1,134 @@
+"""The requests of the dht node, imported by the node and by its clients. docs/protocol.md §5."""
+
+from typing import Any
+
+from swarm.core import limits
+from swarm.core.errors import BadArgument, BadKey, BatchTooBig, EmptyValue, ValueTooBig
+from swarm.core.protocol import CHANNEL, CREDIT, Limits, Parameter, Request, type_name
+
+KIND = "dht"
+CURSOR_HASH_BYTES = 8
+
+
+def check_key(key: Any, node_limits: Limits) -> None:
+    if type(key) is not bytes:
+        raise BadKey(f"a key is bytes, not {type_name(key)}")
+    if not 0 < len(key) <= node_limits.key_bytes:
+        raise BadKey(f"a key has 1 to {node_limits.key_bytes} bytes, not {len(key)}", {"key": key[:80]})
+
+
+def check_value(value: Any, node_limits: Limits, key: bytes | None = None) -> None:
+    details: dict[str, Any] = {} if key is None else {"key": key}
+    if type(value) is not bytes:
+        raise BadArgument(f"a value is bytes, not {type_name(value)}", details)
+    if not value:
+        raise EmptyValue("empty value: a value has at least 1 byte; use remove to remove a record", details)
+    if len(value) > node_limits.value_bytes:
+        raise ValueTooBig(
+            f"value too big: {len(value)} bytes, the node accepts {node_limits.value_bytes}",
+            details | {"limit": node_limits.value_bytes},
+        )
+
+
+def _check_value_or_nil(value: Any, node_limits: Limits) -> None:
+    if value is not None:
+        check_value(value, node_limits)
+
+
+def check_keys(keys: Any, node_limits: Limits) -> None:
+    """Of one request: keys is a list of at most batch_records keys."""
+    if type(keys) is not list:
+        raise BadArgument(f"keys is an array of keys, not {type_name(keys)}")
+    if len(keys) > node_limits.batch_records:
+        raise BatchTooBig(
+            f"a batch of {len(keys)} records; the node accepts {node_limits.batch_records} in one request",
+            {"limit": node_limits.batch_records},
+        )
+    for key in keys:
+        check_key(key, node_limits)
+
+
+def _check_values(values: Any, node_limits: Limits) -> None:
+    if type(values) is not list:
+        raise BadArgument(f"values is an array of values, not {type_name(values)}")
+
+
+def check_records(keys: list[Any], values: list[Any], node_limits: Limits) -> None:
+    """Every key and its value; the error names the first offending key."""
+    if len(keys) != len(values):
+        raise BadArgument(f"{len(keys)} keys and {len(values)} values: a batch has as many of one as of the other")
+    for key, value in zip(keys, values, strict=True):
+        check_key(key, node_limits)
+        check_value(value, node_limits, key)
+
+
+def records_size(keys: list[Any], values: list[Any], value_bytes: int) -> int:
+    """Bytes of all keys and values; 0 where there are none, or check_records would find something wrong. Fast."""
+    if len(keys) != len(values) or set(map(type, keys)) != {bytes} or set(map(type, values)) != {bytes}:
+        return 0
+    key_sizes = list(map(len, keys))
+    value_sizes = list(map(len, values))
+    if (
+        min(key_sizes) == 0
+        or max(key_sizes) > limits.KEY_BYTES_MAX
+        or min(value_sizes) == 0
+        or max(value_sizes) > value_bytes
+    ):
+        return 0
+    return sum(key_sizes) + sum(value_sizes)
+
+
+def _check_bytes(name: str, bytes_max: int) -> Parameter:
+    def check(value: Any, _: Limits) -> None:
+        if type(value) is not bytes:
+            raise BadArgument(f"{name} is bytes, not {type_name(value)}")
+        if len(value) > bytes_max:
+            raise BadArgument(f"{name} has at most {bytes_max} bytes, not {len(value)}")
+
+    return Parameter(name, check)
+
+
+def _check_reserve(value: Any, _: Limits) -> None:
+    if value is not None and (type(value) is not int or value < 0):
+        raise BadArgument(f"reserve is a number of bytes or nil, not {type_name(value)} {value!r:.20}")
+
+
+def _check_cursor(value: Any, _: Limits) -> None:
+    if type(value) is not bytes or 0 < len(value) < CURSOR_HASH_BYTES:
+        raise BadArgument("after is the cursor of a batch, or empty bytes")
+    if len(value) > CURSOR_HASH_BYTES + limits.KEY_BYTES_MAX:
+        raise BadArgument(f"after is the cursor of a batch, not {len(value)} bytes")
+
+
+KEY = Parameter("key", check_key)
+VALUE = Parameter("value", check_value)
+KEYS = Parameter("keys", check_keys)
+WALK = (
+    CHANNEL,
+    Parameter("after", _check_cursor),
+    _check_bytes("key prefix", limits.KEY_BYTES_MAX),
+    _check_bytes("substring", limits.BATCH_BYTES),
+    CREDIT,
+)
+
+PUT = Request(16, "put", (CHANNEL, KEY, VALUE), access="write")
+PUT_MANY = Request(
+    17,
+    "put many",
+    (CHANNEL, KEYS, Parameter("values", _check_values), Parameter("reserve", _check_reserve)),
+    access="write",
+)
+GET = Request(18, "get", (CHANNEL, KEY))
+GET_MANY = Request(19, "get many", (CHANNEL, KEYS))
+EXISTS = Request(20, "exists", (CHANNEL, KEY))
+REMOVE = Request(21, "remove", (CHANNEL, KEY), access="write", repeatable=False)
+UPDATE = Request(
+    22,
+    "update",
+    (CHANNEL, KEY, Parameter("expected", _check_value_or_nil), Parameter("new", _check_value_or_nil)),
+    access="write",
+    repeatable=False,
+)
+GET_ALL = Request(23, "get all", WALK, streams=True)
+GET_ALL_KEYS = Request(24, "get all keys", WALK, streams=True)
+HASH_RANGE = Request(25, "hash range", ())

@@ -1,0 +1,93 @@
+"""Which node a key belongs to, as far as the hellos of the nodes have told."""
+
+import logging
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from swarm.core.protocol import DEFAULT_LIMITS, Limits
+from swarm.core.session import NodeHello
+from swarm.dht.hash_range import HASH_MAX, HashRange
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RingProblem:
+    """Hashes that no node is responsible for, or more than one."""
+
+    kind: str
+    """gap or overlap."""
+    hashes: HashRange
+    nodes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind} in the hash ranges: {self.hashes} ({', '.join(self.nodes) or 'no node'})"
+
+
+class Ring:
+    def __init__(self, nodes: list[str]) -> None:
+        """nodes: their addresses, for what is told to people."""
+        self.nodes = nodes
+        self.ranges: dict[int, HashRange] = {}
+        """By the node's number; those that were reached."""
+        self.limits: Limits = DEFAULT_LIMITS
+        """The narrowest of all nodes."""
+        self.only: int | None = None
+        """The node that is responsible for everything, if one is: then no key needs to be hashed."""
+        self._starts: list[int] = []
+        self._order: list[int] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether every node was reached."""
+        return len(self.ranges) == len(self.nodes)
+
+    def learn(self, number: int, hello: NodeHello) -> None:
+        lowest, highest = hello.facts["hash_range"]
+        known = self.ranges.get(number)
+        self.ranges[number] = HashRange(lowest, highest)
+        if known not in (None, self.ranges[number]):
+            log.warning("%s: its hash range has changed from %s to %s", self.nodes[number], known, self.ranges[number])
+        self.limits = Limits(
+            min(self.limits.value_bytes, hello.limits.value_bytes),
+            min(self.limits.key_bytes, hello.limits.key_bytes),
+            min(self.limits.batch_bytes, hello.limits.batch_bytes),
+            min(self.limits.batch_records, hello.limits.batch_records),
+            min(self.limits.streams, hello.limits.streams),
+        )
+        self._order = sorted(self.ranges, key=lambda each: (self.ranges[each], each))
+        self._starts = [self.ranges[each].lowest for each in self._order]
+        self.only = number if len(self.nodes) == 1 and self.ranges[number] == HashRange() else None
+        if self.complete and known != self.ranges[number]:
+            for problem in self.problems():
+                log.warning("%s", problem)
+
+    def place(self, key_hash: int) -> int | None:
+        """The number of the node that is responsible for the hash, None if none is known to be."""
+        position = bisect_right(self._starts, key_hash) - 1
+        if position >= 0:
+            number = self._order[position]
+            if key_hash <= self.ranges[number].highest:
+                return number
+        return None
+
+    def in_order(self) -> list[int]:
+        """The nodes that were reached, in the order of their ranges."""
+        return self._order
+
+    def problems(self) -> list[RingProblem]:
+        """Gaps and overlaps between the ranges of the nodes that were reached."""
+        found: list[RingProblem] = []
+        covered = -1
+        by = ""
+        for number in self._order:
+            each, name = self.ranges[number], self.nodes[number]
+            if each.lowest > covered + 1:
+                found.append(RingProblem("gap", HashRange(covered + 1, each.lowest - 1), ()))
+            elif each.lowest <= covered:
+                found.append(RingProblem("overlap", HashRange(each.lowest, min(covered, each.highest)), (by, name)))
+            if each.highest > covered:
+                covered, by = each.highest, name
+        if covered < HASH_MAX:
+            found.append(RingProblem("gap", HashRange(covered + 1, HASH_MAX), ()))
+        return found
