@@ -50,27 +50,27 @@ class DhtClient(BlockingClient):
         self._run(operations.put(self._ring, channel, key, value))
 
     def get(self, channel: str, key: Key) -> bytes | None:
-        return self._run(operations.get(self._ring, channel, key))  # type: ignore[no-any-return]
+        return self._run(operations.get(self._ring, channel, key))
 
     def exists(self, channel: str, key: Key) -> bool:
-        return self._run(operations.exists(self._ring, channel, key))  # type: ignore[no-any-return]
+        return self._run(operations.exists(self._ring, channel, key))
 
     def remove(self, channel: str, key: Key) -> bool:
-        return self._run(operations.remove(self._ring, channel, key))  # type: ignore[no-any-return]
+        return self._run(operations.remove(self._ring, channel, key))
 
     def put_many(self, channel: str, records: Mapping[Any, bytes] | Iterable[tuple[Key, bytes]]) -> None:
         self._run(operations.put_many(self._ring, channel, records))
 
     def get_many(self, channel: str, keys: Iterable[Key]) -> dict[Any, bytes]:
-        return self._run(operations.get_many(self._ring, channel, keys))  # type: ignore[no-any-return]
+        return self._run(operations.get_many(self._ring, channel, keys))
 
     def put_if_absent(self, channel: str, key: Key, value: bytes) -> bool:
-        return self._run(operations.put_if_absent(self._ring, channel, key, value))  # type: ignore[no-any-return]
+        return self._run(operations.put_if_absent(self._ring, channel, key, value))
 
     def update(
         self, channel: str, key: Key, function: Callable[[bytes | None], bytes | None], *, attempts: int = 1
     ) -> bytes | None:
-        return self._run(operations.update(self._ring, channel, key, function, attempts))  # type: ignore[no-any-return]
+        return self._run(operations.update(self._ring, channel, key, function, attempts))
 
     def get_all(self, channel: str, *, key_prefix: Key = b"", substring: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         for _, keys, values in self._batches(protocol.GET_ALL, channel, key_prefix, substring):
@@ -81,19 +81,19 @@ class DhtClient(BlockingClient):
             yield from keys
 
     def channels(self) -> list[str]:
-        return self._run(operations.channels(self._ring))  # type: ignore[no-any-return]
+        return self._run(operations.channels(self._ring))
 
     def channel_size(self, channel: str) -> tuple[int, int]:
-        return self._run(operations.channel_size(self._ring, channel))  # type: ignore[no-any-return]
+        return self._run(operations.channel_size(self._ring, channel))
 
     def size(self) -> tuple[int, int]:
-        return self._run(operations.size(self._ring))  # type: ignore[no-any-return]
+        return self._run(operations.size(self._ring))
 
     def remove_channel(self, channel: str) -> bool:
-        return self._run(operations.remove_channel(self._ring, channel))  # type: ignore[no-any-return]
+        return self._run(operations.remove_channel(self._ring, channel))
 
     def node_statistics(self) -> dict[str, dict[str, Any]]:
-        return self._run(operations.node_statistics(self._ring))  # type: ignore[no-any-return]
+        return self._run(operations.node_statistics(self._ring))
 
     def ping(self) -> None:
         self._run(operations.ping(self._ring))

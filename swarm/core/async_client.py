@@ -14,7 +14,7 @@ import random
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -23,7 +23,7 @@ import anyio
 import anyio.abc
 
 from swarm.core import limits, protocol
-from swarm.core.client_session import Call, ClientSession, describe, result_of
+from swarm.core.client_session import WAIT_FOR_NODES, Call, ClientSession, Result, Steps, describe, result_of
 from swarm.core.config import Address
 from swarm.core.errors import (
     ClientClosed,
@@ -37,16 +37,6 @@ from swarm.core.session import NodeHello
 from swarm.core.stats import RequestStatistics
 
 log = logging.getLogger(__name__)
-
-BACKOFF_FIRST_S = 0.01
-BACKOFF_MAX_S = 2.5
-
-Steps = Generator[Any, Any, Any]
-"""An operation (swarm.dht.operations): yields a Call, a list of Calls or WAIT_FOR_NODES, is sent the results,
-returns its own."""
-
-WAIT_FOR_NODES = object()
-"""Yielded by an operation that cannot go on before another node was reached."""
 
 
 class Transport(Protocol):
@@ -193,7 +183,7 @@ class Connection:
 
     async def run(self) -> None:
         """Keeps the connection up until cancelled."""
-        backoff = BACKOFF_FIRST_S
+        backoff = limits.BACKOFF_FIRST_S
         while True:
             try:
                 await self._run_once()
@@ -206,7 +196,7 @@ class Connection:
             ) as error:
                 if self.ready:
                     log.warning("%s: connection lost: %s", self.name, error)
-                    backoff = BACKOFF_FIRST_S
+                    backoff = limits.BACKOFF_FIRST_S
                 elif str(error) != str(self.last_error):
                     log.warning("%s: cannot connect: %s; trying again", self.name, error)
                 self.last_error = error
@@ -215,11 +205,11 @@ class Connection:
                 self._disconnected()
             self._fail_waiting(lost)
             await anyio.sleep(backoff * random.uniform(0.5, 1.0))
-            backoff = min(2 * backoff, BACKOFF_MAX_S)
+            backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
 
     async def _run_once(self) -> None:
         session: ClientSession[_Waiter] = ClientSession(self._kind, compression=self._compression)
-        with anyio.move_on_after(max(self._timeout_s, BACKOFF_MAX_S)) as greeting:
+        with anyio.move_on_after(max(self._timeout_s, limits.BACKOFF_MAX_S)) as greeting:
             self._transport = transport = await self._connect(self.address)
             await transport.send_all(session.begin())
             while session.hello is None:
@@ -414,7 +404,7 @@ class AsyncClient:
         if self._tasks is None:
             raise ClientClosed("the client is not open: use it inside `async with`")
 
-    async def _run(self, steps: Steps) -> Any:
+    async def _run(self, steps: Steps[Result]) -> Result:
         """Carries out an operation: does what it asks for until it returns."""
         self._check_open()
         deadline = anyio.current_time() + self._timeout_s
@@ -434,7 +424,7 @@ class AsyncClient:
                 else:
                     step = steps.send(result)
         except StopIteration as stop:
-            return stop.value
+            return stop.value  # type: ignore[no-any-return]
 
     async def _call(self, call: Call, deadline: float) -> Any:
         """The result of one request. It is sent again where the connection broke and it may be repeated."""
@@ -553,7 +543,8 @@ class AsyncClient:
         missing = [connection for connection in self._connections if not connection.ready]
         why = "; ".join(f"{connection.name}: {connection.last_error or 'no answer'}" for connection in missing)
         raise NodeUnreachable(
-            f"no node that was reached within {self._timeout_s:g} s is responsible for the key (not reached: {why or 'none'})"
+            f"no node that was reached within {self._timeout_s:g} s is responsible for the key "
+            f"(not reached: {why or 'none'})"
         )
 
     def _statistics_of(self, request: Request) -> RequestStatistics:

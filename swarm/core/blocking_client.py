@@ -16,8 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from swarm.core import limits, protocol
-from swarm.core.async_client import BACKOFF_FIRST_S, BACKOFF_MAX_S, WAIT_FOR_NODES, Steps
-from swarm.core.client_session import Call, ClientSession, describe, result_of
+from swarm.core.client_session import WAIT_FOR_NODES, Call, ClientSession, Result, Steps, describe, result_of
 from swarm.core.config import Address
 from swarm.core.errors import ClientClosed, ConnectionLost, NodeUnreachable, RequestTimeout, SwarmError
 from swarm.core.protocol import Request
@@ -56,7 +55,7 @@ class Connection:
         self._buffer = bytearray(limits.RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._not_before = 0.0
-        self._backoff = BACKOFF_FIRST_S
+        self._backoff = limits.BACKOFF_FIRST_S
 
     @property
     def ready(self) -> bool:
@@ -74,7 +73,7 @@ class Connection:
                 self.close()
                 self.last_error = error
                 self._not_before = time.monotonic() + self._backoff
-                self._backoff = min(2 * self._backoff, BACKOFF_MAX_S)
+                self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
                 if self._not_before > deadline:
                     unreachable = NodeUnreachable(
                         f"node {self.name} was not reached within {self._timeout_s:g} s ({error}); nothing was sent"
@@ -101,7 +100,7 @@ class Connection:
         self._send_all(self._session.begin(), deadline)
         while self._session.hello is None:
             self._receive(deadline)
-        self._backoff = BACKOFF_FIRST_S
+        self._backoff = limits.BACKOFF_FIRST_S
         self.last_error = None
         return self._session.hello
 
@@ -267,7 +266,7 @@ class BlockingClient:
                 raise
         return connection
 
-    def _run(self, steps: Steps) -> Any:
+    def _run(self, steps: Steps[Result]) -> Result:
         """Carries out an operation: does what it asks for until it returns."""
         with self._lock:
             self._check_open()
@@ -288,7 +287,7 @@ class BlockingClient:
                     else:
                         step = steps.send(result)
             except StopIteration as stop:
-                return stop.value
+                return stop.value  # type: ignore[no-any-return]
 
     def _reach_all(self, deadline: float) -> None:
         """Connects to the nodes that were not reached yet; fails only if there is none."""

@@ -4,6 +4,7 @@ Requests are collected and leave together: outgoing() encodes whatever was asked
 one frame.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +26,17 @@ class Call:
     arguments: tuple[Any, ...]
     size: int = 0
 
+
+Result = TypeVar("Result")
+Steps = Generator[Any, Any, Result]
+"""An operation of a client, as a generator that does no I/O (for instance swarm.dht.operations).
+
+It yields a Call, a list of Calls to carry out side by side, or WAIT_FOR_NODES; it is sent their results, and
+returns its own.
+"""
+
+WAIT_FOR_NODES = object()
+"""Yielded by an operation that cannot go on before another node was reached."""
 
 Owner = TypeVar("Owner")
 """Whatever the driver wants back together with an answer."""

@@ -45,6 +45,8 @@ RECORD_OVERHEAD_BYTES = 128  # what a record takes besides its key and value, me
 CLIENT_REQUESTS_MAX = 65536  # waiting for their answers, per connection
 CLIENT_PARTS_BYTES = 2 * MIB  # parts of one batch on their way to a node at the same time
 CLIENT_STREAM_CREDIT = 4  # batches in flight that keep a stream busy
+BACKOFF_FIRST_S = 0.01  # before the first attempt to connect again, then twice as long each time
+BACKOFF_MAX_S = 2.5
 
 assert FRAME_BYTES_MAX >= 2 * VALUE_BYTES_MAX + KEY_BYTES_MAX + CHANNEL_LENGTH_MAX
 assert HELLO_BYTES_MAX < BATCH_BYTES < FRAME_BYTES_PLAIN < FRAME_BYTES_MAX

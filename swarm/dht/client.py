@@ -72,15 +72,15 @@ class DhtClient(AsyncClient):
 
     async def get(self, channel: str, key: Key) -> bytes | None:
         """The value of a record, None if there is none."""
-        return await self._run(operations.get(self._ring, channel, key))  # type: ignore[no-any-return]
+        return await self._run(operations.get(self._ring, channel, key))
 
     async def exists(self, channel: str, key: Key) -> bool:
         """Whether there is a record with this key."""
-        return await self._run(operations.exists(self._ring, channel, key))  # type: ignore[no-any-return]
+        return await self._run(operations.exists(self._ring, channel, key))
 
     async def remove(self, channel: str, key: Key) -> bool:
         """Removes a record; whether there was one. Not repeated by itself, since the second answer would be another."""
-        return await self._run(operations.remove(self._ring, channel, key))  # type: ignore[no-any-return]
+        return await self._run(operations.remove(self._ring, channel, key))
 
     async def put_many(self, channel: str, records: Mapping[Any, bytes] | Iterable[tuple[Key, bytes]]) -> None:
         """Stores many records at once; of a key that comes more than once the last.
@@ -92,11 +92,11 @@ class DhtClient(AsyncClient):
 
     async def get_many(self, channel: str, keys: Iterable[Key]) -> dict[Any, bytes]:
         """The records that exist, by the keys as they were given."""
-        return await self._run(operations.get_many(self._ring, channel, keys))  # type: ignore[no-any-return]
+        return await self._run(operations.get_many(self._ring, channel, keys))
 
     async def put_if_absent(self, channel: str, key: Key, value: bytes) -> bool:
         """Stores a record unless one has this key already; whether it was stored."""
-        return await self._run(operations.put_if_absent(self._ring, channel, key, value))  # type: ignore[no-any-return]
+        return await self._run(operations.put_if_absent(self._ring, channel, key, value))
 
     async def update(
         self, channel: str, key: Key, function: Callable[[bytes | None], bytes | None], *, attempts: int = 1
@@ -109,8 +109,7 @@ class DhtClient(AsyncClient):
         attempts: how often to begin anew after a conflict.
         Returns the new value. Raises Conflict when the record was changed or removed meanwhile: nothing was written.
         """
-        return await self._run(operations.update(self._ring, channel, key, function, attempts))  # type:
-        ignore[no-any-return]
+        return await self._run(operations.update(self._ring, channel, key, function, attempts))
 
     def get_all(self, channel: str, *, key_prefix: Key = b"", substring: bytes = b"") -> "Records[tuple[bytes, bytes]]":
         """All records of a channel, (key, value), in no useful order; optionally only those whose key begins with
@@ -127,23 +126,23 @@ class DhtClient(AsyncClient):
 
     async def channels(self) -> list[str]:
         """The names of all channels, sorted."""
-        return await self._run(operations.channels(self._ring))  # type: ignore[no-any-return]
+        return await self._run(operations.channels(self._ring))
 
     async def channel_size(self, channel: str) -> tuple[int, int]:
         """Records, and bytes of their keys and values; (0, 0) for a channel that does not exist."""
-        return await self._run(operations.channel_size(self._ring, channel))  # type: ignore[no-any-return]
+        return await self._run(operations.channel_size(self._ring, channel))
 
     async def size(self) -> tuple[int, int]:
         """Records, and bytes of their keys and values, of all channels on all nodes."""
-        return await self._run(operations.size(self._ring))  # type: ignore[no-any-return]
+        return await self._run(operations.size(self._ring))
 
     async def remove_channel(self, channel: str) -> bool:
         """Removes a channel and all its records on every node; whether any had it. Who is reading it is told."""
-        return await self._run(operations.remove_channel(self._ring, channel))  # type: ignore[no-any-return]
+        return await self._run(operations.remove_channel(self._ring, channel))
 
     async def node_statistics(self) -> dict[str, dict[str, Any]]:
         """What each node counts, by its address; the same values as in its stats.log."""
-        return await self._run(operations.node_statistics(self._ring))  # type: ignore[no-any-return]
+        return await self._run(operations.node_statistics(self._ring))
 
     async def ping(self) -> None:
         """Returns when every node has answered."""

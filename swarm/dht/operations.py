@@ -6,14 +6,13 @@ how they carry out these steps.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, TypeVar
 
 from swarm.core import protocol as core
-from swarm.core.async_client import WAIT_FOR_NODES
-from swarm.core.client_session import Call
+from swarm.core.client_session import WAIT_FOR_NODES, Call, Steps
 from swarm.core.errors import BadArgument, BadKey, Conflict
 from swarm.core.limits import BATCH_BYTES, CHANNEL_LENGTH_MAX, RECORD_OVERHEAD_BYTES
 from swarm.core.protocol import DEFAULT_LIMITS, Request
@@ -24,8 +23,6 @@ from swarm.dht.ring import Ring
 Key = bytes | str
 """str is encoded as UTF-8."""
 Pairs = Mapping[Key, bytes] | Iterable[tuple[Key, bytes]]
-Result = TypeVar("Result")
-Steps = Generator[Any, Any, Result]
 
 MESSAGE_BYTES = 2 * CHANNEL_LENGTH_MAX  # more than what a message has besides keys and values
 KEY_HEAD_BYTES = 8  # more than what msgpack adds to a key and its value
