@@ -19,6 +19,8 @@
  *                      busy it is mostly waiting in queues: about connections * pipeline / requests_per_s.
  *     busy             CPU time of this program (user + system) by wall time. Near 1 the generator is the bottleneck, and
  *                      the server may be faster than it looks. On loopback it includes delivery to the server's sockets.
+ *                      On a shared machine a low figure proves less, since time spent waiting for the core does not
+ *                      count: there compare with echo in the same minutes.
  *     misses           gets that found nothing
  *     errors           0; or 1: the first wrong answer or other failure is told on stderr, and ends the run
  * --protocol echo runs the same load, as Redis' protocol, against a child process on --echo-cpu that only counts bytes and

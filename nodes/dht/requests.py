@@ -23,6 +23,7 @@ class DhtRequests:
         self._limits = service.limits
         self._value_bytes = service.limits.value_bytes
         self._channels = channels
+        self._engine = channels.get
         self._range = hash_range
         self._budget = budget
         self._reserved: dict[ConnectionHandler, int] = {}
@@ -38,28 +39,27 @@ class DhtRequests:
         service.handle(protocol.HASH_RANGE, lambda: (hash_range.lowest, hash_range.highest))
 
     def _put(self, channel: Any, key: Any, value: Any) -> None:
-        if not (
-            type(key) is bytes
-            and 0 < len(key) <= KEY_BYTES_MAX
-            and type(value) is bytes
-            and 0 < len(value) <= self._value_bytes
-            and type(channel) is str
-        ):
-            self._explain(protocol.PUT, channel, key, value)
-        engine = self._channels.get(channel)
-        if engine is None:
-            self._check_range(key)
-            engine = self._channels.create(channel)
-        engine.put(key, value)
+        try:
+            if type(value) is not bytes or not (0 < len(key) <= KEY_BYTES_MAX and 0 < len(value) <= self._value_bytes):
+                raise TypeError
+            engine = self._engine(channel)
+            if engine is None:
+                engine = self._create(protocol.PUT, channel, key, value)
+            engine.put(key, value)
+        except TypeError:
+            protocol.PUT.check((channel, key, value), self._limits)
+            raise
 
     def _get(self, channel: Any, key: Any) -> bytes | None:
-        if not (type(channel) is str and type(key) is bytes):
-            self._explain(protocol.GET, channel, key)
-        engine = self._channels.get(channel)
-        value = None if engine is None else engine.get(key)
-        if value is None:  # only what was not found may have been impossible to find
+        try:
+            engine = self._engine(channel)
+            value = None if engine is None else engine.get(key)
+            if value is None and (engine is None or not 0 < len(key) <= KEY_BYTES_MAX):
+                raise TypeError
+        except TypeError:  # only what was not found may have been wrong to ask for
             protocol.GET.check((channel, key), self._limits)
             self._check_range(key)
+            return None
         return value
 
     def _exists(self, channel: Any, key: Any) -> bool:
@@ -129,9 +129,11 @@ class DhtRequests:
         for cursor, keys, _ in self._get_all(channel, after, key_prefix, substring):
             yield cursor, keys
 
-    def _explain(self, request: Request, *arguments: Any) -> None:
-        request.check(arguments, self._limits)
-        raise AssertionError(f"{request.name} has refused arguments that are right")
+    def _create(self, request: Request, channel: Any, key: Any, *values: Any) -> DhtChannel:
+        """The channel of a write to one that does not exist; not made before the write was found to be right."""
+        request.check((channel, key, *values), self._limits)
+        self._check_range(key)
+        return self._channels.create(channel)
 
     def _check_range(self, key: bytes) -> None:
         if hash_key(key) not in self._range:

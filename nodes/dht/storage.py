@@ -51,6 +51,7 @@ class DhtChannel:
         self._range = hash_range
         self._lowest = hash_range.lowest
         self._highest = hash_range.highest
+        self._partial = hash_range != HashRange()
         self._budget = budget
         self._memory = 0
         self._shift = 64
@@ -71,13 +72,13 @@ class DhtChannel:
 
     def get(self, key: bytes) -> bytes | None:
         key_hash = hash_key(key)
-        if not self._lowest <= key_hash <= self._highest:
+        if self._partial and not self._lowest <= key_hash <= self._highest:
             raise wrong_node(key, self._range)
         return self._directory[(key_hash >> self._shift) - self._base].get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
         key_hash = hash_key(key)
-        if not self._lowest <= key_hash <= self._highest:
+        if self._partial and not self._lowest <= key_hash <= self._highest:
             raise wrong_node(key, self._range)
         shard = self._directory[(key_hash >> self._shift) - self._base]
         old = shard.get(key)

@@ -2,20 +2,22 @@
 
 The same handler is driven by the select listener and by a trio stream (stream_driver):
 
-    receive(data)      takes what came in
-    work(deadline)     carries out requests; pending: there are more, call it again before receiving
-    outgoing()         what is to be sent; sent(n) tells how much of it has left
-    closing            once outgoing() is empty the driver closes the connection
-    end()              the connection is gone
+    receive(data, …)  takes what came in and carries out the requests in it; exchange(data, …) is a short cut
+    pending           not all of them: work(…) goes on, and comes before the next receive
+    output            what is to be sent; sent(n) tells how much of it has left
+    closing           once there is no output the driver closes the connection
+    end()             the connection is gone
 
-Between work() and outgoing() the driver commits, so no answer leaves before what it acknowledges is durable.
+Before it sends the driver commits, so no answer leaves before what it acknowledges is durable.
 
 Requests are not carried out while more than OUTPUT_BYTES_MAX of output waits: a client that does not read stands
 still, and takes no memory.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import islice
+from operator import length_hint
 from time import perf_counter
 from typing import Any
 
@@ -23,9 +25,12 @@ import trio
 
 from swarm.core import limits, protocol
 from swarm.core.errors import BadArgument, ProtocolError, SwarmError, TooManyRequests, UnknownRequest
-from swarm.core.framing import FrameDecoder, FrameEncoder, Message
+from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, read_header
+from swarm.core.limits import BATCH_BYTES, LARGE_RESULT_BYTES, OUTPUT_BYTES_MAX, REQUEST_ID_MAX, REQUESTS_PER_CHECK
+from swarm.core.protocol import DONE
 from swarm.core.request_handler import RequestHandler, Service, Stream
 from swarm.core.session import LZ4, ClientHello
+from swarm.core.stats import BOUNDS_S
 
 _NOTHING: Iterator[Message] = iter(())
 
@@ -37,7 +42,7 @@ class ConnectionHandler:
         self.greeted = False
         """Whether the client's hello was accepted."""
         self.pending = False
-        """Whether work() left something undone."""
+        """Whether there are requests that were received and not carried out yet."""
         self.closing = False
         self.notice: SwarmError | None = None
         """Why the node closes the connection, if it does."""
@@ -47,68 +52,108 @@ class ConnectionHandler:
         self._flush_soon = flush_soon
         self._decoder = FrameDecoder(frame_bytes_max=limits.HELLO_BYTES_MAX, counted=True)
         self._encoder = FrameEncoder()
-        self._messages = _NOTHING
+        self._requests = _NOTHING
+        self.clock = 0.0
+        """The time (perf_counter) at which the last request was carried out."""
         self._replies: list[Message] = []
-        self._output: list[bytes | memoryview] = []
+        self.output: list[bytes | memoryview] = []
+        """Frames to be sent, the first perhaps in part."""
         self._output_bytes = 0
-        self._room = trio.Event()
+        self._room: trio.Event | None = None
         self._streams: dict[int, Stream] = {}
 
     # What the driver calls.
 
-    def receive(self, data: memoryview) -> None:
-        """Takes data that has come in; data may be overwritten afterwards. Not to be called while pending."""
+    def exchange(self, data: memoryview, begun: float, deadline: float) -> bytes | None:
+        """What receive does, in the usual case, where data is one frame of requests that answer at once.
+
+        Returns the frame to send. None where anything else has come: then output, pending and closing tell what is
+        to be done. Takes the time (perf_counter), and leaves it in clock. Only to be called after the hello, while
+        nothing is pending and no output waits.
+        """
+        size = len(data) - HEADER_BYTES
+        if self._decoder.partial or not 0 < size <= BATCH_BYTES or read_header(data)[0] != size:
+            self.receive(data, begun, deadline)
+            return None
+        try:
+            messages = decode_body(data[HEADER_BYTES:], True)
+            requests = self._requests = iter(messages)
+            short = len(messages) <= REQUESTS_PER_CHECK
+            self._carry_out(requests if short else islice(requests, REQUESTS_PER_CHECK), begun)
+        except SwarmError as error:
+            self.refuse(error)
+            return None
+        if self.pending or not short:
+            self._encode()
+            self.work(self.clock, deadline)
+            return None
+        replies = self._replies
+        self._replies = []
+        return self._encoder.encode(replies)
+
+    def receive(self, data: memoryview, now: float, deadline: float) -> None:
+        """Takes data that has come in, which may be overwritten afterwards, and carries out the requests in it.
+
+        It stops when the output is full or deadline has passed; then pending is set. Takes the time (perf_counter)
+        and leaves it in clock: what is between counts as the requests' time. Not to be called while pending.
+        """
+        self.clock = now
         if self.closing:
             return
         try:
             messages = self._decoder.feed(data)
-            if messages is not None:
-                self._take(messages)
+            if messages is None:
+                return
+            if self.greeted:
+                self._requests = iter(messages)
+            else:
+                self._greet(messages)
         except SwarmError as error:
             self.refuse(error)
+            return
+        self.work(now, deadline)
 
-    def work(self, deadline: float) -> None:
-        """Carries out what was received, until it is done, the output is full, or deadline (perf_counter) has passed.
-
-        Afterwards pending tells whether there is more to do, as soon as the output allows it.
-        """
+    def work(self, now: float, deadline: float) -> None:
+        """Goes on with what is pending, as receive does."""
+        self.clock = now
         self.pending = True
         try:
             while not self.closing:
-                if self._output_bytes > limits.OUTPUT_BYTES_MAX:
+                if self.clock > deadline or self._output_bytes > OUTPUT_BYTES_MAX:
                     return
-                if self._messages is not _NOTHING:
-                    if self._carry_out(self._messages):
-                        self._messages = _NOTHING
-                    elif perf_counter() > deadline:
-                        return
-                elif self._decoder.buffered and (messages := self._decoder.next_frame()) is not None:
-                    self._take(messages)
-                else:
-                    break
+                if not length_hint(self._requests):
+                    messages = self._decoder.next_frame()
+                    if messages is None:
+                        break
+                    self._requests = iter(messages)
+                self._carry_out(islice(self._requests, REQUESTS_PER_CHECK), self.clock)
+                self._encode()
         except SwarmError as error:
             self.refuse(error)
         self.pending = False
 
     @property
     def output_full(self) -> bool:
-        return self._output_bytes > limits.OUTPUT_BYTES_MAX
-
-    def outgoing(self) -> bytes | memoryview | None:
-        """The next bytes to send, None if there are none."""
-        return self._output[0] if self._output else None
+        return self._output_bytes > OUTPUT_BYTES_MAX
 
     def sent(self, size: int) -> None:
-        """The first size bytes of outgoing() have left."""
-        first = self._output[0]
+        """The first size bytes of the output's first frame have left."""
         self._output_bytes -= size
         self.service.bytes_out += size
-        if size == len(first):
-            del self._output[0]
+        if self._output_bytes == 0:
+            self.output.clear()
+        elif size == len(self.output[0]):
+            del self.output[0]
         else:
-            self._output[0] = memoryview(first)[size:]
-        if not self.output_full:
+            self.output[0] = memoryview(self.output[0])[size:]
+        if self._room is not None and not self.output_full:
             self._room.set()
+            self._room = None
+
+    def put_back(self, answer: bytes, sent: int) -> None:
+        """Of what exchange returned, only so many bytes have left."""
+        self.output.insert(0, memoryview(answer)[sent:])
+        self._output_bytes += len(answer) - sent
 
     def refuse(self, error: SwarmError) -> None:
         """Tells the client why the connection ends, and ends it."""
@@ -129,9 +174,10 @@ class ConnectionHandler:
         """The connection is gone."""
         self.closing = True
         self._abandon_streams()
-        self._output.clear()
+        self.output.clear()
         self._output_bytes = 0
-        self._room.set()
+        if self._room is not None:
+            self._room.set()
         for function in self.at_end:
             function()
         self.at_end.clear()
@@ -140,7 +186,8 @@ class ConnectionHandler:
 
     async def room_for_output(self) -> None:
         while self.output_full:
-            self._room = trio.Event()
+            if self._room is None:
+                self._room = trio.Event()
             await self._room.wait()
 
     def send_reply(self, request_id: int, status: int, result: object) -> None:
@@ -159,12 +206,6 @@ class ConnectionHandler:
             stream.abandon()
         self._streams.clear()
 
-    def _take(self, messages: list[Message]) -> None:
-        if self.greeted:
-            self._messages = iter(messages)
-        else:
-            self._greet(messages)
-
     def _greet(self, messages: list[Message]) -> None:
         hello = ClientHello.from_messages(messages, self.service.kind)
         answer = self.service.hello(hello)
@@ -182,41 +223,37 @@ class ConnectionHandler:
         if self._replies:
             frame = self._encoder.encode(self._replies)
             self._replies = []
-            self._output.append(frame)
+            self.output.append(frame)
             self._output_bytes += len(frame)
 
-    def _carry_out(self, messages: Iterator[Message]) -> bool:
-        """Carries out some requests; returns whether these were the last.
+    def _carry_out(self, requests: Iterator[Message], begun: float) -> None:
+        """Carries out some requests. Breaks off, leaving pending set, behind one that may have taken long.
 
         The one loop that every request of a single record goes through: what it does per request is what the node
         costs. Times are taken for runs of the same request.
         """
         replies = self._replies
         at_once = self.service.at_once
-        handler: RequestHandler | None = None
         previous: RequestHandler | None = None
         run = 0
-        left = limits.REQUESTS_PER_CHECK
-        begun = perf_counter()
-        for message in islice(messages, left):
-            left -= 1
+        for message in requests:
             try:
                 request_id, code, *arguments = message
                 handler = at_once.get((code, len(message)))
             except (TypeError, ValueError) as error:
                 raise _malformed(message) from error
-            if type(request_id) is not int or not 0 < request_id <= limits.REQUEST_ID_MAX:
+            if type(request_id) is not int or not 0 < request_id <= REQUEST_ID_MAX:
                 raise _malformed(message)
             if handler is not previous:
                 if previous is not None:
                     now = perf_counter()
-                    previous.statistics.record(run, now - begun)
+                    previous.histogram[bisect_left(BOUNDS_S, (now - begun) / run)] += run
                     begun = now
+                    run = 0
                 previous = handler
-                run = 0
             if handler is None:
                 self._carry_out_other(request_id, code, arguments)
-                left = 0
+                self.pending = True
                 break
             run += 1
             try:
@@ -225,14 +262,13 @@ class ConnectionHandler:
                 handler.statistics.failed += 1
                 replies.append((request_id, error.code, (error.text, error.details)))
                 continue
-            replies.append((request_id, 0, result))
-            if type(result) is bytes and len(result) > limits.LARGE_RESULT_BYTES:
-                left = 0
+            replies.append((request_id, DONE, result))
+            if type(result) is bytes and len(result) > LARGE_RESULT_BYTES:
+                self.pending = True
                 break
+        self.clock = perf_counter()
         if previous is not None:
-            previous.statistics.record(run, perf_counter() - begun)
-        self._encode()
-        return left > 0
+            previous.histogram[bisect_left(BOUNDS_S, (self.clock - begun) / run)] += run
 
     def _carry_out_other(self, request_id: int, code: Any, arguments: list[Any]) -> None:
         """A batch, a stream, a stream's control, or what is no request."""
@@ -263,7 +299,7 @@ class ConnectionHandler:
             result = handler.function(self, *arguments)
         finally:
             handler.statistics.record(1, perf_counter() - begun)
-        self._append(request_id, protocol.DONE, result)
+        self._append(request_id, DONE, result)
 
     def _start_stream(self, request_id: int, handler: RequestHandler, arguments: list[Any]) -> None:
         if request_id in self._streams:
@@ -292,5 +328,5 @@ class ConnectionHandler:
 
 def _malformed(message: Message) -> ProtocolError:
     return ProtocolError(
-        f"a request is an array of an id (1 to {limits.REQUEST_ID_MAX}), a code and arguments, not {message!r:.80}"
+        f"a request is an array of an id (1 to {REQUEST_ID_MAX}), a code and arguments, not {message!r:.80}"
     )

@@ -12,35 +12,48 @@ Considered and rejected: a bare stream of msgpack messages. msgpack's streaming 
 tell whether it stands between two messages, and takes memory for what it has not seen the end of.
 """
 
+import struct
 from typing import Any
 
 import lz4.block
 import msgpack
+from msgpack import unpackb
 
 from swarm.core import limits
 from swarm.core.errors import ProtocolError
+from swarm.core.limits import COMPRESS_BYTES_MIN, FRAME_BYTES_PLAIN
 
 HEADER_BYTES = 4
+PACKER_BYTES = 1024  # to begin with; msgpack would take 1 MiB for each connection
+_HEADER = struct.Struct(">I")
+read_header = _HEADER.unpack_from
+pack_header = _HEADER.pack
 _COMPRESSED = 1 << 31
 
 Message = Any  # what a peer sent: an array if it keeps to the protocol
 
 
-def decode_body(body: bytes | memoryview, *, counted: bool) -> list[Message]:
+def decode_body(body: bytes | memoryview, counted: bool) -> list[Message]:
     """The messages of one frame's body. ProtocolError unless it is exactly one non-empty array.
 
     counted: bound the number of arrays in a large body, and allow no maps there.
     """
     try:
-        if counted and len(body) > limits.FRAME_BYTES_PLAIN:
-            messages = msgpack.unpackb(body, list_hook=_ArrayCounter(), object_hook=_refuse_map)
+        if counted and len(body) > FRAME_BYTES_PLAIN:
+            messages = unpackb(body, list_hook=_ArrayCounter(), object_hook=_refuse_map)
         else:
-            messages = msgpack.unpackb(body)
+            messages = unpackb(body)
     except ValueError as error:
-        raise ProtocolError(f"a frame's body is not one msgpack array: {str(error) or type(error).__name__}") from error
-    if type(messages) is not list or not messages:
-        raise ProtocolError("a frame's body is not an array of messages")
-    return messages
+        raise undecodable(error) from error
+    if type(messages) is list and messages:
+        return messages
+    raise undecodable(None)
+
+
+def undecodable(error: ValueError | None) -> ProtocolError:
+    """What a body that cannot be decoded is answered with."""
+    why = (str(error) or type(error).__name__) if error else "it is another value, or empty"
+    return ProtocolError(f"a frame's body is not one msgpack array of messages: {why}")
 
 
 class _ArrayCounter:
@@ -51,14 +64,14 @@ class _ArrayCounter:
         self._seen += 1
         if self._seen > limits.FRAME_ARRAYS_LARGE:
             raise ProtocolError(
-                f"a body above {limits.FRAME_BYTES_PLAIN} bytes holds more than {limits.FRAME_ARRAYS_LARGE} arrays: "
+                f"a body above {FRAME_BYTES_PLAIN} bytes holds more than {limits.FRAME_ARRAYS_LARGE} arrays: "
                 "send each large request in a frame of its own"
             )
         return array
 
 
 def _refuse_map(_: dict[Any, Any]) -> None:
-    raise ProtocolError(f"a body above {limits.FRAME_BYTES_PLAIN} bytes holds a map")
+    raise ProtocolError(f"a body above {FRAME_BYTES_PLAIN} bytes holds a map")
 
 
 class FrameDecoder:
@@ -74,41 +87,33 @@ class FrameDecoder:
         self.frame_bytes_max = frame_bytes_max
         self.compression = False  # whether compressed frames are accepted
         self._counted = counted
-        self._buffer = bytearray()
+        self.partial = bytearray()
+        """What was taken and not decoded, behind _start."""
         self._start = 0  # of the first frame in it that is not decoded
-
-    @property
-    def buffered(self) -> int:
-        """Bytes that were taken and not decoded yet."""
-        return len(self._buffer) - self._start
 
     def feed(self, data: memoryview) -> list[Message] | None:
         """Takes data, which may be overwritten afterwards; returns what next_frame would."""
-        size = len(data)
-        if (
-            not self._buffer
-            and size > HEADER_BYTES
-            and int.from_bytes(data[:HEADER_BYTES], "big") == size - HEADER_BYTES <= self.frame_bytes_max
-        ):
-            return decode_body(data[HEADER_BYTES:], counted=self._counted)  # by far the most frequent: just one frame
-        self._buffer += data
+        size = len(data) - HEADER_BYTES
+        if 0 < size <= self.frame_bytes_max and not self.partial and read_header(data)[0] == size:
+            return decode_body(data[HEADER_BYTES:], self._counted)  # just one frame: decoded where it lies
+        self.partial += data
         return self.next_frame()
 
     def next_frame(self) -> list[Message] | None:
         """The messages of the next frame, None if it is not complete. Decodes no frame before it is asked for."""
         start = self._start + HEADER_BYTES
-        if len(self._buffer) >= start:
-            header = self._buffer[self._start : start]
+        if len(self.partial) >= start:
+            header = self.partial[self._start : start]
             end = start + self._length(header)
-            if len(self._buffer) >= end:
-                with memoryview(self._buffer) as view, view[start:end] as body:
+            if len(self.partial) >= end:
+                with memoryview(self.partial) as view, view[start:end] as body:
                     messages = self._decode(body, compressed=header[0] >= 0x80)
                 self._start = end
                 return messages
-        if self._start == len(self._buffer):
-            self._buffer = bytearray()  # and not clear(), which keeps the memory of the largest frame
+        if self._start == len(self.partial):
+            self.partial = bytearray()  # and not clear(), which keeps the memory of the largest frame
         else:
-            del self._buffer[: self._start]
+            del self.partial[: self._start]
         self._start = 0
         return None
 
@@ -126,7 +131,7 @@ class FrameDecoder:
 
     def _decode(self, body: memoryview, *, compressed: bool) -> list[Message]:
         if not compressed:
-            return decode_body(body, counted=self._counted)
+            return decode_body(body, self._counted)
         raw_size = int.from_bytes(body[:4], "big")
         if not 0 < raw_size <= self.frame_bytes_max:
             raise ProtocolError(f"a compressed frame announces {raw_size} raw bytes, at most {self.frame_bytes_max}")
@@ -136,7 +141,11 @@ class FrameDecoder:
             raise ProtocolError(f"a compressed frame does not decompress: {error}") from error
         if len(raw) != raw_size:
             raise ProtocolError(f"a compressed frame announces {raw_size} raw bytes and has {len(raw)}")
-        return decode_body(raw, counted=self._counted)
+        return decode_body(raw, self._counted)
+
+
+def _new_packer() -> msgpack.Packer:
+    return msgpack.Packer(buf_size=PACKER_BYTES)
 
 
 class FrameEncoder:
@@ -144,18 +153,18 @@ class FrameEncoder:
 
     def __init__(self) -> None:
         self.compression = False
-        self._packer = msgpack.Packer()
+        self._packer = _new_packer()
 
     def encode(self, messages: list[Message]) -> bytes:
         """One frame with all the messages. Its length is the caller's to bound."""
         body: bytes = self._packer.pack(messages)
         size = len(body)
-        if size > limits.FRAME_BYTES_PLAIN:
-            self._packer = msgpack.Packer()  # one that has packed much keeps the memory for ever
-        if self.compression and size >= limits.COMPRESS_BYTES_MIN:
+        if size < COMPRESS_BYTES_MIN:
+            return pack_header(size) + body
+        if size > FRAME_BYTES_PLAIN:
+            self._packer = _new_packer()  # one that has packed much keeps the memory for ever
+        if self.compression:
             compressed = lz4.block.compress(body, store_size=False)
             if len(compressed) + 4 < size:
-                header = (len(compressed) + 4 | _COMPRESSED).to_bytes(HEADER_BYTES, "big")
-                return b"".join((header, size.to_bytes(4, "big"), compressed))
-        frame: bytes = size.to_bytes(HEADER_BYTES, "big") + body
-        return frame
+                return b"".join((pack_header(len(compressed) + 4 | _COMPRESSED), pack_header(size), compressed))
+        return pack_header(size) + body

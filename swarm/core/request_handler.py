@@ -29,6 +29,8 @@ class RequestHandler:
     mode: Literal["at once", "batch", "stream"]
     function: Callable[..., Any]
     statistics: RequestStatistics
+    histogram: list[int]
+    """Of statistics, one step less away for the loop that counts every request."""
 
 
 class StreamConnection(Protocol):
@@ -72,7 +74,9 @@ class Service:
         """Adds the handler of a request; one that streams is known by its definition."""
         assert request.code not in self.handlers, f"{request.name} is handled twice"
         statistics = RequestStatistics(request.name)
-        handler = RequestHandler(request, "stream" if request.streams else mode, function, statistics)
+        handler = RequestHandler(
+            request, "stream" if request.streams else mode, function, statistics, statistics.histogram
+        )
         self.handlers[request.code] = handler
         if handler.mode == "at once":
             self.at_once[request.code, 2 + len(request.parameters)] = handler

@@ -23,6 +23,7 @@ import errno
 import logging
 import select
 import socket
+from select import EPOLLIN, EPOLLOUT
 from time import perf_counter
 
 import trio
@@ -47,15 +48,30 @@ ACCEPT_PAUSES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOM
 class _Connection:
     """A client's socket and its handler."""
 
-    __slots__ = ("events", "fd", "handler", "input_ended", "peer", "sock", "waiting_since")
+    __slots__ = (
+        "events",
+        "fd",
+        "handler",
+        "input_ended",
+        "peer",
+        "quiet",
+        "recv_into",
+        "send",
+        "sock",
+        "waiting_since",
+    )
 
     def __init__(self, sock: socket.socket, peer: str, handler: ConnectionHandler) -> None:
         self.sock = sock
         self.fd = sock.fileno()
+        self.recv_into = sock.recv_into
+        self.send = sock.send
         self.peer = peer
         self.handler = handler
-        self.events = select.EPOLLIN
+        self.events = EPOLLIN
         self.input_ended = False
+        self.quiet = False
+        """Nothing is special about it: greeted, all its output has left, epoll is asked for input."""
         self.waiting_since = perf_counter()
         """When its output last moved; before its hello, when it was accepted."""
 
@@ -69,6 +85,7 @@ class SelectListener:
         self._connections: dict[int, _Connection] = {}
         self._waiting: dict[_Connection, None] = {}  # for a hello, or for output to be taken: those have a time limit
         self._busy: dict[_Connection, None] = {}
+        self._events: list[tuple[int, int]] = []  # that a pass had no time for: they come first in the next
         self._receive_buffer = bytearray(limits.RECEIVE_BYTES)
         self._receive_view = memoryview(self._receive_buffer)
         self._epoll = select.epoll()
@@ -76,7 +93,7 @@ class SelectListener:
         self.refused = 0
         for sock in listeners:
             sock.setblocking(False)
-            self._epoll.register(sock.fileno(), select.EPOLLIN)
+            self._epoll.register(sock.fileno(), EPOLLIN)
 
     @property
     def connections(self) -> int:
@@ -88,7 +105,7 @@ class SelectListener:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sweep)
                 while True:
-                    if self._busy:
+                    if self._busy or self._events:
                         await trio.lowlevel.checkpoint()
                     else:
                         await trio.lowlevel.wait_readable(self._epoll.fileno())
@@ -103,12 +120,12 @@ class SelectListener:
         handler = ConnectionHandler(self._service, lambda: self._flush(self._connections[fd]))
         connection = self._connections[fd] = _Connection(sock, peer, handler)
         self._waiting[connection] = None
-        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(fd, EPOLLIN)
         self.accepted += 1
 
     async def drained(self) -> None:
         """Returns when every answer that was given has left."""
-        while self._busy or any(each.handler.outgoing() is not None for each in self._waiting):
+        while self._busy or any(each.handler.output for each in self._waiting):
             await trio.sleep(0.01)
 
     def stop_accepting(self) -> None:
@@ -120,92 +137,129 @@ class SelectListener:
     def _turn(self) -> None:
         deadline = perf_counter() + limits.PASS_SECONDS_MAX
         while True:
-            events = self._epoll.poll(0, EVENTS_PER_POLL)
+            events = self._events or self._epoll.poll(0, EVENTS_PER_POLL)
             if not events and not self._busy:
                 return
+            self._events = []
             self._pass(events, deadline)
             if self._service.streams_running or perf_counter() > deadline:
                 return
 
     def _pass(self, events: list[tuple[int, int]], deadline: float) -> None:
+        answers: list[tuple[_Connection, bytes]] = []
         changed: list[_Connection] = []
+        now = perf_counter()
         if self._busy:
             busy, self._busy = self._busy, {}
             for connection in busy:
-                connection.handler.work(deadline)
+                connection.handler.work(now, deadline)
+                now = connection.handler.clock
                 changed.append(connection)
-        for fd, event in events:
-            connection_or_none = self._connections.get(fd)
-            if connection_or_none is None:
+        connections = self._connections
+        buffer, view = self._receive_buffer, self._receive_view
+        received = 0
+        for number, (fd, event) in enumerate(events):
+            try:
+                connection = connections[fd]
+            except KeyError:
                 if fd in self._listeners:
                     self._accept(self._listeners[fd])
                 continue
-            connection = connection_or_none
-            if event & ~select.EPOLLOUT and not connection.handler.pending and not self._read(connection):
+            handler = connection.handler
+            if event == EPOLLOUT or handler.pending:
+                changed.append(connection)
                 continue
-            connection.handler.work(deadline)
-            changed.append(connection)
-            if perf_counter() > deadline:
-                break  # what was not looked at is still ready in the next pass
+            try:
+                size = connection.recv_into(buffer)
+            except (BlockingIOError, InterruptedError):
+                continue
+            except OSError as error:
+                log.debug("%s: connection lost: %s", connection.peer, error)
+                self._drop(connection)
+                continue
+            received += size
+            if connection.quiet and size:
+                answer = handler.exchange(view[:size], now, deadline)
+                now = handler.clock
+                if answer is not None:
+                    answers.append((connection, answer))
+                else:
+                    changed.append(connection)
+            else:
+                self._receive(connection, size, now, deadline)
+                now = handler.clock
+                changed.append(connection)
+            if now > deadline:
+                self._events = events[number + 1 :]
+                break
+        self._service.bytes_in += received
         self._service.commit()
+        for connection, answer in answers:
+            try:
+                size = connection.send(answer)
+            except OSError:
+                size = 0  # whatever it is, the next attempt meets it again
+            self._service.bytes_out += size
+            if size != len(answer):
+                connection.handler.put_back(answer, size)
+                changed.append(connection)
         for connection in changed:
-            if connection.fd in self._connections:
+            if connection.fd in connections:
                 self._flush(connection)
 
-    def _read(self, connection: _Connection) -> bool:
-        """Reads once; whether the connection is still there."""
-        try:
-            size = connection.sock.recv_into(self._receive_buffer)
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError as error:
-            log.debug("%s: connection lost: %s", connection.peer, error)
-            self._drop(connection)
-            return False
-        if size == 0:
+    def _receive(self, connection: _Connection, size: int, now: float, deadline: float) -> None:
+        if size:
+            connection.handler.receive(self._receive_view[:size], now, deadline)
+        else:
             connection.input_ended = True
             connection.handler.end_of_input()
-            return True
-        self._service.bytes_in += size
-        connection.handler.receive(self._receive_view[:size])
-        return True
 
     def _flush(self, connection: _Connection) -> None:
         """Sends what there is to send, and asks epoll for what the connection then waits for."""
         handler = connection.handler
-        waits = False
-        while (data := handler.outgoing()) is not None:
+        while handler.output:
+            data = handler.output[0]
             try:
-                size = connection.sock.send(data)
+                size = connection.send(data)
             except (BlockingIOError, InterruptedError):
                 size = 0
             except OSError as error:
                 log.debug("%s: connection lost: %s", connection.peer, error)
                 self._drop(connection)
                 return
-            if size == 0:
-                waits = True
+            if size:
+                handler.sent(size)
+            if size < len(data):
+                if size:
+                    connection.waiting_since = perf_counter()
                 break
-            handler.sent(size)
-            connection.waiting_since = perf_counter()
-        if handler.closing and not waits:
+        if not (connection.quiet and not handler.output and not handler.pending and not handler.closing):
+            self._settle(connection)
+
+    def _settle(self, connection: _Connection) -> None:
+        """Brings what epoll is asked for, and where the connection is listed, in line with its state."""
+        handler = connection.handler
+        if handler.closing and not handler.output:
             self._close_connection(connection)
             return
-        if waits or not handler.greeted:
-            self._waiting[connection] = None
-        elif self._waiting:
+        waits = bool(handler.output)
+        if not waits and handler.greeted:
             self._waiting.pop(connection, None)
+        elif connection not in self._waiting:
+            self._waiting[connection] = None
+            connection.waiting_since = perf_counter()
         if handler.pending and not handler.output_full:
             self._busy[connection] = None
         if handler.output_full or handler.closing:
-            events = select.EPOLLOUT
+            events = EPOLLOUT
         elif handler.pending:
-            events = select.EPOLLOUT if waits else 0
+            events = EPOLLOUT if waits else 0
         else:
-            events = select.EPOLLIN | select.EPOLLOUT if waits else select.EPOLLIN
+            events = EPOLLIN | EPOLLOUT if waits else EPOLLIN
         if events != connection.events:
             self._epoll.modify(connection.fd, events)
             connection.events = events
+        connection.quiet = events == EPOLLIN and handler.greeted and not handler.pending
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_PASS):
@@ -245,7 +299,7 @@ class SelectListener:
     async def _resume_accepting(self) -> None:
         await trio.sleep(ACCEPT_PAUSE_S)
         for fd in self._listeners:
-            self._epoll.modify(fd, select.EPOLLIN)
+            self._epoll.modify(fd, EPOLLIN)
 
     async def _sweep(self) -> None:
         """Closes connections that keep the node waiting: for their hello, or for output to be taken."""
@@ -254,7 +308,7 @@ class SelectListener:
             now = perf_counter()
             for connection in list(self._waiting):
                 waited = now - connection.waiting_since
-                if connection.handler.outgoing() is not None:
+                if connection.handler.output:
                     if waited > limits.STALLED_OUTPUT_TIMEOUT_S:
                         connection.handler.refuse(TooSlow(f"no answer was read for {waited:.0f} s"))
                         self._close_connection(connection)

@@ -13,19 +13,21 @@ BUCKET_NAMES = ("10us", "100us", "1ms", "10ms", "100ms", "more")
 class RequestStatistics:
     """Of one kind of request: how many are in flight, were handled, failed, and how long they took."""
 
-    __slots__ = ("failed", "handled", "histogram", "in_flight", "name")
+    __slots__ = ("failed", "histogram", "in_flight", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.in_flight = 0
-        self.handled = 0
         self.failed = 0
         self.histogram = [0] * len(BUCKET_NAMES)
 
     def record(self, count: int, seconds: float) -> None:
         """Counts requests that took this long together; each goes into the histogram with their mean."""
-        self.handled += count
         self.histogram[bisect_left(BOUNDS_S, seconds / count)] += count
+
+    @property
+    def handled(self) -> int:
+        return sum(self.histogram)
 
     def snapshot(self) -> dict[str, Any]:
         return {

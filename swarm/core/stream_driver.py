@@ -20,7 +20,8 @@ async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
     async def send() -> None:
         nonlocal output
         while True:
-            while (data := handler.outgoing()) is not None:
+            while handler.output:
+                data = handler.output[0]
                 await stream.send_all(data)
                 handler.sent(len(data))
             if handler.closing:
@@ -38,18 +39,20 @@ async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
                 handler.end_of_input()
             else:
                 service.bytes_in += len(data)
-                handler.receive(memoryview(data))
-            await carry_out()
+                now = perf_counter()
+                handler.receive(memoryview(data), now, now + limits.PASS_SECONDS_MAX)
+            await finish()
 
-    async def carry_out() -> None:
+    async def finish() -> None:
         while True:
-            handler.work(perf_counter() + limits.PASS_SECONDS_MAX)
             service.commit()
             output.set()
             if not handler.pending:
                 return
             await trio.lowlevel.checkpoint()
             await handler.room_for_output()
+            now = perf_counter()
+            handler.work(now, now + limits.PASS_SECONDS_MAX)
 
     handler = ConnectionHandler(service, flush_soon)
     try:

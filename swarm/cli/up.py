@@ -1,0 +1,275 @@
+"""`swarm up`: a swarm on this machine, shown live in a table; one line an event where the output is no terminal.
+
+    background   signals, drawing, figures of each node      end last
+      nodes      supervisor.run_nodes                        ends first: cancelling it stops them
+
+The figures come from the nodes' own statistics, asked for by a client for each node, so that one that does not
+answer keeps nobody from being shown.
+"""
+
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+import trio
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from swarm.cli import Failure
+from swarm.cli.supervisor import NodeProcess, NotStarted, State, run_nodes
+from swarm.core.config import Address
+from swarm.core.errors import SwarmError
+from swarm.core.limits import KIB
+from swarm.dht import DhtClient
+from swarm.dht.hash_range import HashRange, split_evenly
+
+NODES_MAX = 64  # processes, each with some 40 MiB to begin with
+POLL_S = 1.0  # between two questions for a node's figures
+DRAW_S = 0.5
+EVENTS_SHOWN = 6
+
+_COLOURS = {
+    State.STARTING: "yellow",
+    State.RUNNING: "green",
+    State.RESTARTING: "red",
+    State.STOPPING: "yellow",
+    State.STOPPED: "dim",
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a node tells about itself, leaving out what asking for it takes."""
+
+    records: int
+    record_bytes: int
+    requests: int
+    connections: int
+    memory_bytes: int
+    taken_at_s: float
+
+    @classmethod
+    def of(cls, statistics: Mapping[str, Any], taken_at_s: float) -> "Figures":
+        requests = sum(each["handled"] for name, each in statistics["request"].items() if name != "stats")
+        return cls(
+            statistics["records"],
+            statistics["bytes"],
+            requests,
+            statistics["connections"] - 1,
+            statistics["rss_bytes"],
+            taken_at_s,
+        )
+
+
+@dataclass
+class Row:
+    """A node of the table. figures: the last, None while it does not answer; before: those before them."""
+
+    node: NodeProcess
+    hash_range: HashRange
+    figures: Figures | None = None
+    before: Figures | None = None
+
+    def take(self, figures: Figures | None) -> None:
+        self.figures, self.before = figures, self.figures
+
+    @property
+    def requests_per_s(self) -> float | None:
+        now, before = self.figures, self.before
+        if now is None or before is None or now.requests < before.requests:  # it was restarted
+            return None
+        return (now.requests - before.requests) / (now.taken_at_s - before.taken_at_s)
+
+
+class View(Protocol):
+    """Where people see what happens."""
+
+    def tell(self, name: str, text: str) -> None: ...
+
+    async def show(self, rows: Sequence[Row]) -> None:
+        """Draws until cancelled."""
+
+
+class LineView:
+    """One line an event."""
+
+    def tell(self, name: str, text: str) -> None:
+        click.echo(_event(name, text))
+
+    async def show(self, rows: Sequence[Row]) -> None:
+        await trio.sleep_forever()
+
+
+class TableView:
+    """A table that is drawn again and again, with the last events below."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._events: deque[str] = deque(maxlen=EVENTS_SHOWN)
+
+    def tell(self, name: str, text: str) -> None:
+        self._events.append(_event(name, text))
+
+    async def show(self, rows: Sequence[Row]) -> None:
+        with Live(get_renderable=lambda: draw(rows, self._events), console=self._console, auto_refresh=False) as live:
+            try:
+                while True:
+                    live.refresh()
+                    await trio.sleep(DRAW_S)
+            finally:
+                live.refresh()
+
+
+def draw(rows: Iterable[Row], events: Iterable[str]) -> RenderableType:
+    """The table and the events as they are now."""
+    table = Table("node", "address", "pid", "state")
+    for title in ("hashes", "records", "bytes", "requests/s", "connections", "memory", "restarts"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        node = row.node
+        state = Text(node.state, style=_COLOURS[node.state])
+        pid = str(node.pid) if node.pid else "–"
+        share = f"{row.hash_range.share:.1%}"
+        table.add_row(node.name, str(node.address), pid, state, share, *_cells(row), str(node.restarts))
+    return Group(table, *(Text(event) for event in events), Text("Ctrl-C stops the swarm", style="dim"))
+
+
+def _cells(row: Row) -> list[str]:
+    figures = row.figures
+    if figures is None:
+        return ["–"] * 5
+    rate = row.requests_per_s
+    return [
+        f"{figures.records:,}",
+        format_bytes(figures.record_bytes),
+        "–" if rate is None else f"{rate:,.0f}",
+        f"{figures.connections:,}",
+        format_bytes(figures.memory_bytes),
+    ]
+
+
+def format_bytes(size: float) -> str:
+    """Three digits or so, and the unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < KIB:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= KIB
+    return f"{size:,.1f} TiB"
+
+
+def _event(name: str, text: str) -> str:
+    return f"{time.strftime('%H:%M:%S')} {name} {text}"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default="swarm-data",
+    show_default=True,
+    help="Directory of the nodes' data and logs, and of the file that names the nodes.",
+)
+@click.option("--dht", type=click.IntRange(1, NODES_MAX), default=2, show_default=True, help="How many dht nodes.")
+@click.option(
+    "--base-port",
+    type=click.IntRange(0, 65535),
+    default=10001,
+    show_default=True,
+    help="Port of the first node; those after it have the next ones. 0: any that are free.",
+)
+def up(data: Path, dht: int, base_port: int) -> None:
+    """Runs a swarm on this machine, until Ctrl-C or SIGTERM.
+
+    Starts dht nodes that share the hash range evenly, writes their addresses to the file `nodes` in the data
+    directory (for `swarm dht --nodes`), shows how they are, and starts again what dies. Each node's logs are in its
+    own directory, DATA/dht-1/root.log and so on.
+
+    Exit status 1, with the reason, if a node cannot start.
+    """
+    if base_port and base_port + dht - 1 > 65535:
+        raise click.BadParameter(
+            f"{dht} nodes from port {base_port} on need ports above 65535", param_hint="--base-port"
+        )
+    logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is in the table
+    console = Console()
+    view: View = TableView(console) if console.is_terminal else LineView()
+    rows = _plan(data, dht, base_port, view.tell)
+    reasons: list[str] = []
+    try:
+        trio.run(_run, rows, view, data / "nodes", strict_exception_groups=True)
+    except* NotStarted as group:
+        reasons += [str(each) for each in _leaves(group)]
+    if reasons:
+        raise Failure("\n".join(sorted(reasons)))
+
+
+def _plan(data: Path, count: int, base_port: int, tell: Callable[[str, str], None]) -> list[Row]:
+    rows = []
+    for number, hash_range in enumerate(split_evenly(count)):
+        address = Address("127.0.0.1", base_port and base_port + number)
+        name = f"dht-{number + 1}"
+        options = ("--hash-range", str(hash_range))
+        rows.append(Row(NodeProcess(name, "nodes.dht", address, data / name, options, tell), hash_range))
+    return rows
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for each in group.exceptions
+        for leaf in (_leaves(each) if isinstance(each, BaseExceptionGroup) else [each])
+    ]
+
+
+async def _run(rows: list[Row], view: View, nodes_file: Path) -> None:
+    """Runs the nodes until a signal; raises an exception group of why they could not be started."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as background:
+            stop = trio.CancelScope()
+            background.start_soon(_stop_at_signal, signals, stop, rows)
+            background.start_soon(view.show, rows)
+            with stop:
+                async with trio.open_nursery() as nodes:
+                    await nodes.start(run_nodes, [row.node for row in rows])
+                    _write_nodes_file(nodes_file, [row.node.address for row in rows])
+                    view.tell("swarm", f"is up: swarm dht --nodes {nodes_file} …")
+                    for row in rows:
+                        background.start_soon(_keep_asking, row)
+            background.cancel_scope.cancel()
+
+
+async def _stop_at_signal(signals: AsyncIterator[int], stop: trio.CancelScope, rows: Iterable[Row]) -> None:
+    """The first signal stops the nodes in order, one after it at once."""
+    async for _ in signals:
+        if stop.cancel_called:
+            for row in rows:
+                row.node.kill()
+        stop.cancel()
+
+
+async def _keep_asking(row: Row) -> None:
+    address = str(row.node.address)
+    async with DhtClient(address, timeout=POLL_S) as client:
+        while True:
+            try:
+                statistics = await client.node_statistics()
+            except SwarmError:
+                row.take(None)
+            else:
+                row.take(Figures.of(statistics[address], trio.current_time()))
+            await trio.sleep(POLL_S)
+
+
+def _write_nodes_file(path: Path, addresses: Iterable[Address]) -> None:
+    """Replaces it as a whole, since clients read it at any time."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text("".join(f"{address}\n" for address in addresses))
+    temporary.replace(path)

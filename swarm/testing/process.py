@@ -1,0 +1,135 @@
+"""A dht node in a process of its own."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from nodes.dht.config import DhtConfig
+from swarm.core.config import Address, parse_address
+
+EXIT_S = 30.0
+_SERVES = re.compile(r"serves on (\S+),")
+
+
+class DhtProcess:
+    """A dht node as `python -m nodes.dht` runs it, for tests that kill, pause and restart it.
+
+        with DhtProcess(tmp_path) as node:
+            DhtClient([node.address])
+
+    Restarted it has the same address, and holds whatever a node holds after its process has died.
+    """
+
+    def __init__(self, directory: Path, config: DhtConfig | None = None) -> None:
+        """directory: for its configuration, data and logs. config: everything but address, data directory and logs."""
+        self.address = "127.0.0.1:0"
+        """Known once it was started."""
+        self.output: list[str] = []
+        """What it has written to its console."""
+        self._directory = directory
+        self._config = config or DhtConfig()
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self.resume()
+            self.stop()
+
+    def start(self) -> None:
+        """Starts it and returns when it serves. RuntimeError, with its output, if it does not come up."""
+        assert self._process is None, "it is running already"
+        ini = self._write_configuration()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "nodes.dht", "--config", str(ini)],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.output.append(line)
+            if match := _SERVES.search(line):
+                self.address = match[1]
+                self._reader = threading.Thread(target=self.output.extend, args=[self._process.stderr])
+                self._reader.start()
+                return
+        self._ended()
+        raise RuntimeError(f"the node did not start: {''.join(self.output)}")
+
+    def stop(self) -> int:
+        """Stops it in order, as SIGTERM does; its exit status, 0 when all is well."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._ended()
+
+    def kill(self) -> None:
+        """Ends it at once, as kill -9 does."""
+        assert self._process is not None
+        self._process.kill()
+        self._ended()
+
+    def pause(self) -> None:
+        """Halts it: its connections stay open, and nothing is read nor answered."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _ended(self) -> int:
+        process, self._process = self._process, None
+        assert process is not None
+        assert process.stderr is not None
+        try:
+            status = process.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+        if self._reader is not None:
+            self._reader.join()
+            self._reader = None
+        process.stderr.close()
+        return status
+
+    def _write_configuration(self) -> Path:
+        data = self._directory / "data"
+        address: Address = parse_address(self.address)
+        config = replace(self._config, node=replace(self._config.node, address=address, data=data))
+        path = self._directory / "dht.ini"
+        with path.open("w", encoding="utf-8") as file:
+            for section in fields(config):
+                _write_section(file, section.name, getattr(config, section.name))
+        return path
+
+
+def _write_section(file: IO[str], name: str, section: object) -> None:
+    file.write(f"[{name}]\n")
+    for field in fields(section):  # type: ignore[arg-type]
+        file.write(f"{field.name} = {getattr(section, field.name)}\n")
