@@ -135,7 +135,8 @@ class DhtChannel:
         Raises KeyError, IndexError or TypeError where not all are found: keys that were found need no checking.
         """
         directory, shift, base = self._directory, self._shift, self._base
-        return _bounded([directory[(hash_key(key) >> shift) - base][key] for key in keys])
+        values = [directory[(hash_key(key) >> shift) - base][key] for key in keys]
+        return values if sum(map(len, values)) <= REPLY_BYTES_MAX else _bounded(values)
 
     def get_some(self, keys: list[bytes]) -> list[bytes | None]:
         """As get_many, for keys that were checked; None for what does not exist."""
@@ -143,28 +144,24 @@ class DhtChannel:
 
     def put_many(self, keys: list[bytes], values: list[bytes], size: int) -> None:
         """Stores all, or raises WrongNode or OutOfMemory and stores nothing. size: bytes of keys and values."""
-        hashes = list(map(hash_key, keys))
-        if min(hashes) < self._lowest or max(hashes) > self._highest:
-            raise wrong_node(next(key for key in keys if hash_key(key) not in self._range), self._range)
         if len(set(keys)) < len(keys):
             records = dict(zip(keys, values, strict=True))
-            self.put_many(
-                list(records), list(records.values()), sum(map(len, records)) + sum(map(len, records.values()))
-            )
-            return
+            keys, values = list(records), list(records.values())
+            size = sum(map(len, keys)) + sum(map(len, values))
+        hashes = list(map(hash_key, keys))
+        if self._partial and (min(hashes) < self._lowest or max(hashes) > self._highest):
+            raise wrong_node(next(key for key in keys if hash_key(key) not in self._range), self._range)
         directory, shift, base = self._directory, self._shift, self._base
         shards = [directory[(key_hash >> shift) - base] for key_hash in hashes]
-        replaced = [(key, old) for shard, key in zip(shards, keys, strict=True) if (old := shard.get(key)) is not None]
-        growth = size + RECORD_OVERHEAD_BYTES * (len(keys) - len(replaced))
-        for key, old in replaced:
-            growth -= len(key) + len(old)
+        replaced, replaced_size = _replaced(shards, keys)
+        growth = size - replaced_size + RECORD_OVERHEAD_BYTES * (len(keys) - replaced)
         if growth > self._budget.free and growth > 0:
             raise self._budget.refuse(growth)
         self._budget.free -= growth
         self._memory += growth
-        for shard, key, value in zip(shards, keys, values, strict=True):
+        for shard, key, value in zip(shards, keys, values):  # noqa: B905 - was checked, and costs for every record
             shard[key] = value
-        if max(map(len, shards)) > SHARD_RECORDS_MAX:
+        if replaced < len(keys) and max(map(len, shards)) > SHARD_RECORDS_MAX:
             for key_hash in hashes:
                 self._cut(key_hash)
 
@@ -281,6 +278,15 @@ def _first_keys(records: Shard) -> list[bytes]:
     keys = sorted(records, key=lambda key: (hash_key(key), key))
     sizes = accumulate(len(key) + len(records[key]) for key in keys)
     return keys[: max(1, bisect_right(list(sizes), BATCH_BYTES))]
+
+
+def _replaced(shards: list[Shard], keys: list[bytes]) -> tuple[int, int]:
+    """How many of these keys, each in its shard, exist already, and the bytes of those records."""
+    olds = list(map(dict.get, shards, keys))
+    found: list[bytes] = list(filter(None, olds))  # no value is empty
+    if len(found) < len(olds):
+        keys = [key for key, old in zip(keys, olds, strict=True) if old]
+    return len(found), sum(map(len, found)) + sum(map(len, keys))
 
 
 def _bounded(values: list[Value]) -> list[Value]:

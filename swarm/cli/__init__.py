@@ -1,6 +1,5 @@
 """The `swarm` command, for people."""
 
-import sys
 from typing import IO, Any
 
 import click
@@ -10,7 +9,6 @@ class Failure(click.ClickException):
     """Ends the command: one line on stderr and exit status 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        sys.stdout.flush()
         click.echo(f"swarm: {self.message}", err=True)
 
 

@@ -318,7 +318,7 @@ def export(nodes: Nodes, channel: str, file: Path, binary: bool) -> None:
     with nodes.client() as client:
         records, _ = client.channel_size(channel)
         with (
-            _written_whole(file) if not to_stdout else _standard_output() as output,
+            written_whole(file) if not to_stdout else _standard_output() as output,
             _progress(f"export {channel}", records, shown) as advance,
         ):
             number = 0
@@ -407,9 +407,9 @@ def decode_line(line: bytes) -> tuple[bytes, bytes]:
     try:
         members = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON: {error.msg} at column {error.colno}") from error
+        raise ValueError(f"is not JSON (column {error.colno}: {error.msg})") from error
     except (UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"is not JSON: {error}") from error
+        raise ValueError(f"is not JSON ({error})") from error
     if type(members) is not dict:
         raise ValueError(f"is not a JSON object: {line!r:.40}")
     key, value = _bytes_of("key", members), _bytes_of("value", members)
@@ -454,7 +454,7 @@ def read_binary(file: BinaryIO) -> Iterator[tuple[Place, bytes, bytes]]:
         max_map_len=0,
         max_ext_len=0,
     )
-    fed = 0
+    fed = whole = 0  # bytes, the latter of records that have come as a whole
     number = 1
     while data := file.read(BINARY_READ_BYTES):
         unpacker.feed(data)
@@ -462,7 +462,8 @@ def read_binary(file: BinaryIO) -> Iterator[tuple[Place, bytes, bytes]]:
         while (record := _next_record(unpacker, number)) is not None:
             yield (number, *record)
             number += 1
-    if unpacker.tell() != fed:
+            whole = unpacker.tell()
+    if whole != fed:
         raise BadRecord(number, "the file ends in the middle of this record")
 
 
@@ -507,7 +508,7 @@ def _standard_input() -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _written_whole(path: Path) -> Iterator[BinaryIO]:
+def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write that gets its name when it is complete; if anything is raised, all stays as it was."""
     path = path.resolve()  # a link stays one, what it leads to is replaced
     if path.exists() and not path.is_file():  # a pipe or a device

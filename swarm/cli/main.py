@@ -39,9 +39,13 @@ class _Swarm(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
+        if None in (sys.stdin, sys.stdout):  # `<&-` and `>&-`
+            raise Failure("standard input and output have to be open")
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
         except SwarmError as error:
             raise (WrongCall if isinstance(error, BadArgument) else Failure)(str(error)) from error
         except KeyboardInterrupt:
@@ -50,7 +54,6 @@ class _Swarm(click.Group):
             _die_by(signal.SIGPIPE)
         except OSError as error:
             raise Failure(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
-        return result
 
 
 def _die_by(number: signal.Signals) -> NoReturn:

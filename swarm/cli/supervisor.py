@@ -65,7 +65,7 @@ class NodeProcess:
     ) -> None:
         """address: with port 0 the node chooses one, and keeps it when it is restarted.
         data: the node's directory; what it says on its console goes to console.log in it.
-        tell: is called with the name and a sentence whenever something has happened.
+        tell: is called with the name and a sentence whenever something has happened; must not raise.
         """
         self.name = name
         self.address = address
@@ -82,14 +82,14 @@ class NodeProcess:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keeps the node running until cancelled, which stops it; started when it serves for the first time.
 
-        Raises NotStarted if it never does, OSError if it cannot even be tried.
+        Raises NotStarted if it never does.
         """
         backoff_s = BACKOFF_FIRST_S
         while True:
             begun = trio.current_time()
             how = await self._run_once(task_status)
             if not self._has_served:
-                raise NotStarted(f"{self.name} did not start: it {how} (see {self._console})")
+                raise NotStarted(f"{self.name} does not start: it {how}")
             if trio.current_time() - begun >= STABLE_S:
                 backoff_s = BACKOFF_FIRST_S
             self.state = State.RESTARTING
@@ -111,7 +111,11 @@ class NodeProcess:
         """Runs it from its start to its end; how it ended."""
         self.state = State.STARTING
         said_before = self._console.stat().st_size if self._console.exists() else 0
-        with self._start() as process:
+        try:
+            started = self._start()
+        except OSError as error:
+            return f"could not be run: {error}"
+        with started as process:
             self._process, self.pid = process, process.pid
             try:
                 if await self._comes_up(process, said_before):
@@ -121,7 +125,7 @@ class NodeProcess:
                 if process.poll() is None:
                     await self._stop(process)
                 self._process = self.pid = None
-        return _how_it_ended(process.returncode, self._said(said_before))
+        return self._how_it_ended(process.returncode, said_before)
 
     def _start(self) -> "subprocess.Popen[bytes]":
         # -P: a directory "nodes" where the user happens to be is not the package.
@@ -168,7 +172,13 @@ class NodeProcess:
                 process.kill()
                 await _end_of(process)
         self.state = State.STOPPED
-        self._tell(self.name, _how_it_ended(process.returncode, "") if process.returncode else "stopped")
+        self._tell(self.name, "stopped")
+
+    def _how_it_ended(self, status: int, said_before: int) -> str:
+        if status < 0:
+            return f"was killed by signal {-status} ({signal.strsignal(-status)})"
+        reason = self._said(said_before).rstrip().rpartition("\n")[2]
+        return f"ended with exit status {status}" + (f": {reason} (see {self._console})" if status and reason else "")
 
     def _said(self, after: int) -> str:
         """What is in the console's file after so many bytes, of the end of it."""
@@ -181,7 +191,7 @@ class NodeProcess:
 async def run_nodes(nodes: Sequence[NodeProcess], *, task_status: trio.TaskStatus[None]) -> None:
     """Keeps all of them running until cancelled; started when each has served.
 
-    Raises an exception group of NotStarted and OSError, after the others were stopped.
+    Raises an exception group of NotStarted, after the others were stopped.
     """
     async with trio.open_nursery() as running:
         async with trio.open_nursery() as starting:
@@ -198,13 +208,6 @@ async def _end_of(process: "subprocess.Popen[bytes]") -> None:
         finally:
             os.close(pidfd)
         process.wait()
-
-
-def _how_it_ended(status: int, said: str) -> str:
-    if status < 0:
-        return f"was killed by signal {-status} ({signal.strsignal(-status)})"
-    reason = said.rstrip().rpartition("\n")[2]
-    return f"ended with exit status {status}" + (f": {reason}" if status and reason else "")
 
 
 def _die_with(parent: int) -> None:

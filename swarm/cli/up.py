@@ -12,6 +12,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +36,7 @@ NODES_MAX = 64  # processes, each with some 40 MiB to begin with
 POLL_S = 1.0  # between two questions for a node's figures
 DRAW_S = 0.5
 EVENTS_SHOWN = 6
+WIDE_COLUMNS = 120  # of a terminal, from which on every column has room
 
 _COLOURS = {
     State.STARTING: "yellow",
@@ -43,6 +45,10 @@ _COLOURS = {
     State.STOPPING: "yellow",
     State.STOPPED: "dim",
 }
+
+_TITLES = ("node", "address", "state", "records", "bytes", "requests/s", "memory", "restarts")
+_TITLES_WIDE = (*_TITLES[:2], "pid", "state", "hashes", *_TITLES[3:6], "clients", "memory", "restarts")
+_TITLES_OF_TEXT = ("node", "address", "pid", "state")
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,8 @@ class Row:
 class View(Protocol):
     """Where people see what happens."""
 
-    def tell(self, name: str, text: str) -> None: ...
+    def tell(self, name: str, text: str) -> None:
+        """Something has happened. Raises nothing, since it is told of nodes that are just being stopped too."""
 
     async def show(self, rows: Sequence[Row]) -> None:
         """Draws until cancelled."""
@@ -102,7 +109,8 @@ class LineView:
     """One line an event."""
 
     def tell(self, name: str, text: str) -> None:
-        click.echo(_event(name, text))
+        with suppress(OSError):  # who read it has gone: no reason to stop the nodes
+            click.echo(_event(name, text))
 
     async def show(self, rows: Sequence[Row]) -> None:
         await trio.sleep_forever()
@@ -111,49 +119,57 @@ class LineView:
 class TableView:
     """A table that is drawn again and again, with the last events below."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, hint: str) -> None:
         self._console = console
+        self._hint = hint
         self._events: deque[str] = deque(maxlen=EVENTS_SHOWN)
 
     def tell(self, name: str, text: str) -> None:
         self._events.append(_event(name, text))
 
     async def show(self, rows: Sequence[Row]) -> None:
-        with Live(get_renderable=lambda: draw(rows, self._events), console=self._console, auto_refresh=False) as live:
-            try:
-                while True:
-                    live.refresh()
-                    await trio.sleep(DRAW_S)
-            finally:
+        def draw_now() -> RenderableType:
+            return draw(rows, self._events, self._hint, wide=self._console.width >= WIDE_COLUMNS)
+
+        with Live(get_renderable=draw_now, console=self._console, auto_refresh=False) as live:
+            while True:  # once more at the end is Live's own
                 live.refresh()
+                await trio.sleep(DRAW_S)
 
 
-def draw(rows: Iterable[Row], events: Iterable[str]) -> RenderableType:
-    """The table and the events as they are now."""
-    table = Table("node", "address", "pid", "state")
-    for title in ("hashes", "records", "bytes", "requests/s", "connections", "memory", "restarts"):
-        table.add_column(title, justify="right")
+def draw(rows: Sequence[Row], events: Iterable[str], hint: str, *, wide: bool = True) -> RenderableType:
+    """The table and the events as they are now, and what to do next. Not wide: for a terminal of 80 columns."""
+    titles = _TITLES_WIDE if wide else _TITLES
+    table = Table(box=None, padding=(0, 2 if wide else 1, 0, 0))
+    for title in titles:
+        table.add_column(title, justify="left" if title in _TITLES_OF_TEXT else "right", no_wrap=True)
     for row in rows:
-        node = row.node
-        state = Text(node.state, style=_COLOURS[node.state])
-        pid = str(node.pid) if node.pid else "–"
-        share = f"{row.hash_range.share:.1%}"
-        table.add_row(node.name, str(node.address), pid, state, share, *_cells(row), str(node.restarts))
-    return Group(table, *(Text(event) for event in events), Text("Ctrl-C stops the swarm", style="dim"))
+        cells = _cells(row)
+        table.add_row(*(cells[title] for title in titles))
+    ending = any(row.node.state in (State.STOPPING, State.STOPPED) for row in rows)
+    return Group(table, *map(Text, events), *([] if ending else [Text(hint, style="dim")]))
 
 
-def _cells(row: Row) -> list[str]:
-    figures = row.figures
-    if figures is None:
-        return ["–"] * 5
-    rate = row.requests_per_s
-    return [
-        f"{figures.records:,}",
-        format_bytes(figures.record_bytes),
-        "–" if rate is None else f"{rate:,.0f}",
-        f"{figures.connections:,}",
-        format_bytes(figures.memory_bytes),
-    ]
+def _cells(row: Row) -> dict[str, str | Text]:
+    node = row.node
+    cells: dict[str, str | Text] = dict.fromkeys(_TITLES_WIDE, "–")
+    cells |= {
+        "node": node.name,
+        "address": str(node.address),
+        "pid": str(node.pid or "–"),
+        "state": Text(node.state, style=_COLOURS[node.state]),
+        "hashes": f"{row.hash_range.share:.1%}",
+        "restarts": str(node.restarts),
+    }
+    if row.figures is not None and node.state == State.RUNNING:
+        cells |= {
+            "records": f"{row.figures.records:,}",
+            "bytes": format_bytes(row.figures.record_bytes),
+            "requests/s": "–" if row.requests_per_s is None else f"{row.requests_per_s:,.0f}",
+            "clients": f"{row.figures.connections:,}",
+            "memory": format_bytes(row.figures.memory_bytes),
+        }
+    return cells
 
 
 def format_bytes(size: float) -> str:
@@ -200,13 +216,16 @@ def up(data: Path, dht: int, base_port: int) -> None:
         )
     logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is in the table
     console = Console()
-    view: View = TableView(console) if console.is_terminal else LineView()
+    nodes_file = data / "nodes"
+    hint = f"swarm dht --nodes {nodes_file} …"
+    view: View = TableView(console, f"{hint}   Ctrl-C stops the swarm") if console.is_terminal else LineView()
     rows = _plan(data, dht, base_port, view.tell)
+    data.mkdir(parents=True, exist_ok=True)
     reasons: list[str] = []
     try:
-        trio.run(_run, rows, view, data / "nodes", strict_exception_groups=True)
-    except* NotStarted as group:
-        reasons += [str(each) for each in _leaves(group)]
+        trio.run(_run, rows, view, nodes_file, hint)
+    except* (NotStarted, OSError) as group:
+        reasons += map(str, _leaves(group))
     if reasons:
         raise Failure("\n".join(sorted(reasons)))
 
@@ -229,7 +248,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     ]
 
 
-async def _run(rows: list[Row], view: View, nodes_file: Path) -> None:
+async def _run(rows: list[Row], view: View, nodes_file: Path, hint: str) -> None:
     """Runs the nodes until a signal; raises an exception group of why they could not be started."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as background:
@@ -240,7 +259,7 @@ async def _run(rows: list[Row], view: View, nodes_file: Path) -> None:
                 async with trio.open_nursery() as nodes:
                     await nodes.start(run_nodes, [row.node for row in rows])
                     _write_nodes_file(nodes_file, [row.node.address for row in rows])
-                    view.tell("swarm", f"is up: swarm dht --nodes {nodes_file} …")
+                    view.tell("swarm", f"is up: {hint}")
                     for row in rows:
                         background.start_soon(_keep_asking, row)
             background.cancel_scope.cancel()

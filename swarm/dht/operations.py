@@ -6,15 +6,16 @@ how they carry out these steps.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
+from operator import add
 from typing import Any, TypeVar
 
 from swarm.core import protocol as core
 from swarm.core.client_session import WAIT_FOR_NODES, Call, Steps
-from swarm.core.errors import BadArgument, BadKey, Conflict
-from swarm.core.limits import BATCH_BYTES, CHANNEL_LENGTH_MAX, RECORD_OVERHEAD_BYTES
+from swarm.core.errors import BadArgument, Conflict
+from swarm.core.limits import BATCH_BYTES, BATCH_RECORDS_MAX, RECORD_OVERHEAD_BYTES
 from swarm.core.protocol import DEFAULT_LIMITS, Request
 from swarm.dht import protocol
 from swarm.dht.hash_range import hash_key
@@ -24,8 +25,7 @@ Key = bytes | str
 """str is encoded as UTF-8."""
 Pairs = Mapping[Key, bytes] | Iterable[tuple[Key, bytes]]
 
-MESSAGE_BYTES = 2 * CHANNEL_LENGTH_MAX  # more than what a message has besides keys and values
-KEY_HEAD_BYTES = 8  # more than what msgpack adds to a key and its value
+PART_BYTES = BATCH_BYTES - 8 * BATCH_RECORDS_MAX  # of keys and values: msgpack adds less than 8 bytes to a record
 GET_PART_RECORDS = 2048  # parts of a large get many: small enough that node and client work at the same time
 
 check_channel = lru_cache(maxsize=1024)(core.check_channel)
@@ -124,24 +124,24 @@ def put_many(ring: Ring, channel: str, records: Pairs) -> Steps[None]:
     which makes the node keep memory aside for the others: so it is stored as a whole or not at all."""
     check_channel(channel)
     records = records if isinstance(records, Mapping) else dict(records)
-    keys = _encode_keys(records)
+    keys = _encode_keys(list(records))
     values = list(records.values())
     if not keys:
         return
+    if ring.only is not None and len(keys) <= ring.limits.batch_records and set(map(type, values)) == {bytes}:
+        size = sum(map(len, keys)) + sum(map(len, values))
+        if size <= PART_BYTES:  # one request: the node checks it as a whole
+            yield Call(ring.only, protocol.PUT_MANY, (channel, keys, values, 0), size)
+            return
     if not protocol.records_size(keys, values, ring.limits.value_bytes):
         protocol.check_records(keys, values, ring.limits)
     first: list[Call] = []
     rest: list[Call] = []
     for node, positions in (yield from _by_node(ring, keys)):
-        node_keys, node_values = _pick(keys, positions), _pick(values, positions)
-        sizes = [len(key) + len(value) for key, value in zip(node_keys, node_values, strict=True)]
-        parts = [
-            (node_keys[start:stop], node_values[start:stop], sum(sizes[start:stop]))
-            for start, stop in _parts(sizes, ring.limits.batch_records)
-        ]
-        reserve = sum(size + RECORD_OVERHEAD_BYTES * len(part) for part, _, size in parts[1:])
+        parts = _put_parts(ring, _pick(keys, positions), _pick(values, positions))
+        reserve = sum(size + RECORD_OVERHEAD_BYTES * len(part_keys) for part_keys, _, size in parts[1:])
         for number, (part_keys, part_values, size) in enumerate(parts):
-            kept: int | None = reserve if number == 0 else None
+            kept: int | None = None if number else reserve
             call = Call(node, protocol.PUT_MANY, (channel, part_keys, part_values, kept), size)
             (rest if number else first).append(call)
     yield first if len(first) > 1 else first[0]
@@ -149,33 +149,49 @@ def put_many(ring: Ring, channel: str, records: Pairs) -> Steps[None]:
         yield rest
 
 
+def _put_parts(ring: Ring, keys: list[bytes], values: list[bytes]) -> list[tuple[list[bytes], list[bytes], int]]:
+    """Records cut into batches: keys, values, and the bytes of both."""
+    ends = list(accumulate(map(add, map(len, keys), map(len, values))))
+    return [
+        (keys[start:stop], values[start:stop], ends[stop - 1] - (ends[start - 1] if start else 0))
+        for start, stop in _parts(ends, ring.limits.batch_records)
+    ]
+
+
 def get_many(ring: Ring, channel: str, keys: Iterable[Key]) -> Steps[dict[Key, bytes]]:
     check_channel(channel)
-    asked = list(dict.fromkeys(keys))
+    asked = list(keys)
     encoded = _encode_keys(asked)
+    if encoded and not 0 < min(map(len, encoded)) <= max(map(len, encoded)) <= DEFAULT_LIMITS.key_bytes:
+        for key in encoded:
+            protocol.check_key(key, DEFAULT_LIMITS)
+    by_node = (yield from _by_node(ring, encoded)) if encoded else []
+    missing = [(node, _pick(asked, positions), _pick(encoded, positions)) for node, positions in by_node]
     found: dict[Key, bytes] = {}
-    missing: list[tuple[list[Key], list[bytes], int]] = []
-    if asked:
-        for node, positions in (yield from _by_node(ring, encoded)):
-            missing.append((_pick(asked, positions), _pick(encoded, positions), node))
     while missing:
-        calls: list[Call] = []
-        names: list[list[Key]] = []
-        for node_asked, node_keys, node in missing:
-            sizes = list(map(len, node_keys))
-            for start, stop in _parts(sizes, min(ring.limits.batch_records, GET_PART_RECORDS)):
-                calls.append(Call(node, protocol.GET_MANY, (channel, node_keys[start:stop]), BATCH_BYTES))
-                names.append(node_asked[start:stop])
+        parts = [part for each in missing for part in _get_parts(ring, *each)]
+        calls = [Call(node, protocol.GET_MANY, (channel, part_keys), BATCH_BYTES) for node, _, part_keys in parts]
         answers = (yield calls) if len(calls) > 1 else [(yield calls[0])]
         missing = []
-        for call, part, values in zip(calls, names, answers, strict=True):
-            if None in values:
-                found.update((key, value) for key, value in zip(part, values, strict=False) if value is not None)
-            else:
-                found.update(zip(part, values, strict=False))
-            if len(values) < len(part):  # the node ends an answer that becomes too large
-                missing.append((part[len(values) :], call.arguments[1][len(values) :], call.node))
+        for (node, names, part_keys), values in zip(parts, answers, strict=True):
+            found.update(zip(names, values, strict=False))
+            if len(values) < len(names):  # the node ends an answer that becomes too large
+                missing.append((node, names[len(values) :], part_keys[len(values) :]))
+    if None in found.values():
+        return {key: value for key, value in found.items() if value is not None}
     return found
+
+
+def _get_parts(
+    ring: Ring, node: int, names: list[Key], keys: list[bytes]
+) -> Iterator[tuple[int, list[Key], list[bytes]]]:
+    """Keys cut into requests: node, keys as the program gave them, keys."""
+    most = min(ring.limits.batch_records, GET_PART_RECORDS)
+    if len(keys) <= most and sum(map(len, keys)) <= PART_BYTES:
+        yield node, names, keys
+        return
+    for start, stop in _parts(list(accumulate(map(len, keys))), most):
+        yield node, names[start:stop], keys[start:stop]
 
 
 def channels(ring: Ring) -> Steps[list[str]]:
@@ -247,15 +263,16 @@ def _ask_all(ring: Ring, request: Request, *arguments: Any) -> Steps[list[Any]]:
     return (yield [Call(node, request, arguments) for node in nodes])  # type: ignore[no-any-return]
 
 
-def _encode_keys(keys: Iterable[Key]) -> list[bytes]:
-    """The bytes of all keys. Raises BadKey for the first that is none."""
+def _encode_keys(keys: list[Any]) -> list[bytes]:
+    """The bytes of all keys. Raises BadKey for the first that is neither bytes nor str; lengths are not checked."""
+    kinds = set(map(type, keys))
+    if kinds <= {bytes}:
+        return keys
     encoded = [key.encode() if type(key) is str else key for key in keys]
-    sizes = list(map(len, encoded)) if set(map(type, encoded)) <= {bytes} else [0]
-    if encoded and not 0 < min(sizes) <= max(sizes) <= DEFAULT_LIMITS.key_bytes:
+    if not kinds <= {bytes, str}:
         for key in encoded:
             protocol.check_key(key, DEFAULT_LIMITS)
-        raise BadKey("a key is bytes or str")
-    return encoded  # type: ignore[return-value]
+    return encoded
 
 
 def _by_node(ring: Ring, keys: list[bytes]) -> Steps[list[tuple[int, list[int] | None]]]:
@@ -278,14 +295,13 @@ def _pick(items: list[Item], positions: list[int] | None) -> list[Item]:
     return items if positions is None else [items[position] for position in positions]
 
 
-def _parts(sizes: list[int], records_max: int) -> list[tuple[int, int]]:
-    """Cuts records of these sizes into batches: where each starts and stops."""
-    ends = list(accumulate(size + KEY_HEAD_BYTES for size in sizes))
+def _parts(ends: list[int], records_max: int) -> list[tuple[int, int]]:
+    """Cuts records into batches: where each starts and stops. ends: of each record, the bytes of all up to it."""
     parts: list[tuple[int, int]] = []
     start = 0
-    while start < len(sizes):
+    while start < len(ends):
         taken = ends[start - 1] if start else 0
-        stop = bisect_right(ends, taken + BATCH_BYTES - MESSAGE_BYTES, start, min(start + records_max, len(sizes)))
+        stop = bisect_right(ends, taken + PART_BYTES, start, min(start + records_max, len(ends)))
         stop = max(stop, start + 1)
         parts.append((start, stop))
         start = stop
