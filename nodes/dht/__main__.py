@@ -14,7 +14,7 @@ from nodes.dht.node import make_node
 from swarm import __version__
 from swarm.core.config import EX_CONFIG, Address, ConfigError, load, override, parse_address
 from swarm.core.logs import open_logs
-from swarm.core.node import Node, NodeError, listen, lock_directory
+from swarm.core.node import Node, NodeError, listen, lock_directory, prepare_process
 from swarm.dht.hash_range import HashRange
 
 log = logging.getLogger("nodes.dht")
@@ -74,6 +74,7 @@ def main(config_file: Path | None, address: Address | None, data: Path | None, h
 
 
 async def _run(config: DhtConfig, node: Node) -> None:
+    prepare_process()
     sock = listen(config.node.address)
     async with trio.open_nursery() as nursery:
         await nursery.start(node.handle_signals, lambda: None)

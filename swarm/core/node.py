@@ -129,8 +129,6 @@ class Node:
         task_status: trio.TaskStatus[SelectListener] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serves on sockets that listen (see `listen`) until stop() is called."""
-        raise_open_files_limit()
-        gc.freeze()  # what is here now is here for good: no collection needs to look at it
         self.listener = listener = SelectListener(self.service, listeners, self._connections_max)
         async with trio.open_nursery() as background:
             background.start_soon(self._write_stats)
@@ -260,10 +258,11 @@ def lock_directory(path: Path) -> IO[str]:
     return file
 
 
-def raise_open_files_limit() -> None:
-    """Each connection is an open file; the soft limit is often 1024, the hard one far above."""
+def prepare_process() -> None:
+    """What a process does that is a node and nothing else."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection is an open file; 1024 is a usual soft limit
+    gc.freeze()  # what is here now is here for good: no collection needs to look at it
 
 
 def resident_bytes() -> int:

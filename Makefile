@@ -1,0 +1,39 @@
+# make up      sets up .venv and runs a swarm of two dht nodes
+# make test    sets up .venv and runs everything a change must pass; CI runs the same
+# make format  rewrites the code in the project's format
+# make bench   measures against Redis (Debian packages: redis-server gcc) and writes bench/README.md's table
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: up test check format bench clean
+
+up: .venv/installed
+	$(BIN)/swarm up
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/installed-bench
+	$(BIN)/python -m bench.dht --write-readme
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+.venv/installed-bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
