@@ -18,7 +18,7 @@ from typing import Any, Self
 from swarm.core import limits, protocol
 from swarm.core.client_session import WAIT_FOR_NODES, Call, ClientSession, Result, Steps, describe, result_of
 from swarm.core.config import Address
-from swarm.core.errors import ClientClosed, ConnectionLost, NodeUnreachable, RequestTimeout, SwarmError
+from swarm.core.errors import ClientClosed, ConnectionLost, NodeUnreachable, RequestTimeout, SwarmError, connection_lost
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.core.stats import RequestStatistics
@@ -204,9 +204,7 @@ class Connection:
         self.close()
         self.last_error = why
         self._session.waiting.clear()
-        return ConnectionLost(
-            f"the connection broke before the answer came ({why}); it may or may not have been carried out"
-        )
+        return connection_lost(why)
 
 
 class BlockingClient:

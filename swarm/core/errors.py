@@ -162,6 +162,13 @@ class ClientClosed(SwarmError):
     """The client object was used before it was opened or after it was closed."""
 
 
+def connection_lost(why: Exception) -> ConnectionLost:
+    """What those are told who wait for an answer on a connection that broke."""
+    return ConnectionLost(
+        f"the connection broke before the answer came ({why}); it may or may not have been carried out"
+    )
+
+
 def _every_subclass(base: type[SwarmError]) -> list[type[SwarmError]]:
     return [base, *(below for each in base.__subclasses__() for below in _every_subclass(each))]
 

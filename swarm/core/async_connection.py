@@ -1,0 +1,218 @@
+"""The connection of an asynchronous client to one node, kept up for ever.
+
+    task ── submit ──► session (collects) ── one send for all tasks ──► node
+    task ◄── waiter ── receiver task ◄── one receive for all answers ───┘
+
+It has three tasks: one keeps it connected and receives, one sends what did not leave at once, one watches the
+deadlines. A request costs no task, no timer and no lock of its own.
+"""
+
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+
+from swarm.core import limits
+from swarm.core.client_session import ClientSession
+from swarm.core.config import Address
+from swarm.core.errors import ClientClosed, RequestTimeout, SwarmError, connection_lost
+from swarm.core.protocol import Request
+from swarm.core.session import NodeHello
+from swarm.core.transports import Transport
+from swarm.core.waiters import Waiter
+
+log = logging.getLogger(__name__)
+
+
+class Connection:
+    """The connection to one node, which is made anew whenever it breaks."""
+
+    def __init__(
+        self,
+        address: Address,
+        kind: str,
+        timeout_s: float,
+        compression: bool,
+        connect: Callable[[Address], Awaitable[Transport]],
+        on_hello: Callable[[NodeHello], None],
+    ) -> None:
+        self.address = address
+        self.name = str(address)
+        self.last_error: Exception | None = None
+        self._kind = kind
+        self._timeout_s = timeout_s
+        self._compression = compression
+        self._connect = connect
+        self._on_hello = on_hello
+        self._session: ClientSession[Waiter] | None = None
+        self._transport: Transport | None = None
+        self.ready = False
+        """Whether requests can be sent."""
+        self._ready = anyio.Event()
+        self._wake_sender = anyio.Event()
+        self._sending = False
+        self._answers_at_once = 0
+        self._rest = b""
+
+    async def wait_ready(self) -> None:
+        await self._ready.wait()
+
+    async def run(self) -> None:
+        """Keeps the connection up until cancelled."""
+        backoff = limits.BACKOFF_FIRST_S
+        while True:
+            try:
+                await self._run_once()
+            except (
+                OSError,
+                SwarmError,
+                anyio.ClosedResourceError,
+                anyio.BrokenResourceError,
+                anyio.EndOfStream,
+            ) as error:
+                if self.ready:
+                    log.warning("%s: connection lost: %s", self.name, error)
+                    backoff = limits.BACKOFF_FIRST_S
+                elif str(error) != str(self.last_error):
+                    log.warning("%s: cannot connect: %s; trying again", self.name, error)
+                self.last_error = error
+                lost = error
+            except BaseException:
+                self._disconnected(ClientClosed("the client was closed before the answer came"))
+                raise
+            self._disconnected(connection_lost(lost), lost)
+            await anyio.sleep(backoff * random.uniform(0.5, 1.0))
+            backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
+
+    async def _run_once(self) -> None:
+        session: ClientSession[Waiter] = ClientSession(self._kind, compression=self._compression)
+        with anyio.move_on_after(max(self._timeout_s, limits.BACKOFF_MAX_S)) as greeting:
+            self._transport = transport = await self._connect(self.address)
+            await transport.send_all(session.begin())
+            while session.hello is None:
+                await self._receive(session, transport)
+        if greeting.cancelled_caught:
+            raise TimeoutError("no answer to the hello")
+        assert session.hello is not None
+        self._session = session
+        self.last_error = None
+        self._on_hello(session.hello)
+        log.info("%s: connected to %s", self.name, session.hello.node)
+        async with anyio.create_task_group() as tasks:
+            self.ready = True
+            self._ready.set()
+            tasks.start_soon(self._send, session, transport)
+            tasks.start_soon(self._watch_deadlines, session)
+            try:
+                while True:
+                    await self._receive(session, transport)
+            except (OSError, SwarmError, anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
+                tasks.cancel_scope.cancel()
+                lost = error
+        raise lost
+
+    async def _receive(self, session: ClientSession[Waiter], transport: Transport) -> None:
+        data = await transport.receive()
+        if not data:
+            raise ConnectionResetError("the node has closed the connection")
+        answers = session.receive(data)
+        self._answers_at_once = len(answers)
+        for waiter, status, result in answers:
+            waiter.answer(status, result)
+
+    def submit(self, request: Request, arguments: tuple[Any, ...], waiter: Waiter) -> None:
+        """Sends a request, together with what other tasks ask for at this moment. Only while ready."""
+        session = self._session
+        assert session is not None
+        waiter.request_id = session.request(request, arguments, waiter)
+        if not self._sending:
+            # Alone, it leaves at once; among others it waits until all tasks that can run now have asked.
+            if self._answers_at_once <= 1 and len(session.waiting) == 1:
+                self._send_now(session)
+            else:
+                self._sending = True
+                self._wake_sender.set()
+
+    def grant(self, waiter: Waiter, batches: int) -> None:
+        """Allows a stream some more batches."""
+        if self._session is not None and self._session.waiting.get(waiter.request_id) is waiter:
+            self._session.grant(waiter.request_id, batches)
+            self._send_soon()
+
+    def stop(self, waiter: Waiter) -> None:
+        """Ends a stream; never waits."""
+        if self._session is not None and self._session.waiting.get(waiter.request_id) is waiter:
+            self.forget(waiter)
+            self._session.stop(waiter.request_id)
+            self._send_soon()
+
+    def _send_soon(self) -> None:
+        if not self._sending:
+            self._sending = True
+            self._wake_sender.set()
+
+    def forget(self, waiter: Waiter) -> None:
+        """Nobody waits for this answer any more."""
+        if self._session is not None and self._session.waiting.get(waiter.request_id) is waiter:
+            del self._session.waiting[waiter.request_id]
+
+    def _send_now(self, session: ClientSession[Waiter]) -> None:
+        data = session.outgoing()
+        assert self._transport is not None
+        try:
+            sent = self._transport.send_now(data)
+        except OSError:
+            return  # the receiver is told too, and reconnects
+        if sent < len(data):
+            self._rest = data[sent:]
+            self._sending = True
+            self._wake_sender.set()
+
+    async def _send(self, session: ClientSession[Waiter], transport: Transport) -> None:
+        while True:
+            await self._wake_sender.wait()
+            self._wake_sender = anyio.Event()
+            try:
+                if self._rest:
+                    await transport.send_all(self._rest)
+                    self._rest = b""
+                while data := session.outgoing():
+                    sent = transport.send_now(data)
+                    if sent < len(data):
+                        await transport.send_all(memoryview(data)[sent:])
+            except (OSError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+                return  # the receiver is told too, and reconnects
+            self._sending = False
+
+    async def _watch_deadlines(self, session: ClientSession[Waiter]) -> None:
+        """Fails requests whose time is over. Timeouts are all the same, so the oldest is the first to be due."""
+        while True:
+            now = anyio.current_time()
+            due = now + self._timeout_s
+            for request_id, waiter in list(session.waiting.items()):
+                if waiter.deadline == math.inf:
+                    continue
+                if waiter.deadline > now:
+                    due = waiter.deadline
+                    break
+                del session.waiting[request_id]
+                waiter.fail(RequestTimeout(f"no answer within {self._timeout_s:g} s"))
+            await anyio.sleep_until(due)
+
+    def _disconnected(self, error: SwarmError, cause: Exception | None = None) -> None:
+        """Forgets the connection; error is what those are told who wait for an answer."""
+        error.__cause__ = cause
+        session, self._session = self._session, None
+        self.ready = False
+        self._ready = anyio.Event()
+        if self._transport is not None:
+            self._transport.close()
+        self._transport = None
+        self._wake_sender = anyio.Event()
+        self._sending = False
+        self._rest = b""
+        for waiter in session.waiting.values() if session is not None else ():
+            waiter.fail(error)

@@ -1,0 +1,82 @@
+"""Connected byte streams, as the asynchronous client uses them: over a socket."""
+
+import errno
+import socket
+from contextlib import suppress
+from typing import Protocol
+
+import anyio
+
+from swarm.core import limits
+from swarm.core.config import Address
+
+
+class Transport(Protocol):
+    """A connected byte stream."""
+
+    def send_now(self, data: bytes) -> int:
+        """Sends without waiting; how many bytes were taken."""
+
+    async def send_all(self, data: bytes | memoryview) -> None: ...
+
+    async def receive(self) -> memoryview:
+        """What has come in, valid until the next call; empty at the end."""
+
+    def close(self) -> None: ...
+
+
+class SocketTransport:
+    """A non-blocking socket, without layers in between."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = bytearray(limits.RECEIVE_BYTES)
+        self._view = memoryview(self._buffer)
+
+    def send_now(self, data: bytes) -> int:
+        try:
+            return self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            await anyio.wait_writable(self._sock)
+            with suppress(BlockingIOError, InterruptedError):
+                view = view[self._sock.send(view) :]
+
+    async def receive(self) -> memoryview:
+        while True:
+            await anyio.wait_readable(self._sock)
+            with suppress(BlockingIOError, InterruptedError):
+                return self._view[: self._sock.recv_into(self._buffer)]
+
+    def close(self) -> None:
+        anyio.notify_closing(self._sock)
+        self._sock.close()
+
+
+async def connect_socket(address: Address) -> Transport:
+    """Connects to a node. Raises OSError."""
+    if address.is_unix:
+        family, place = socket.AF_UNIX, address.path
+    else:
+        info = await anyio.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        family, place = info[0][0], info[0][4]  # type: ignore[assignment]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        code = sock.connect_ex(place)
+        if code in (errno.EINPROGRESS, errno.EAGAIN):
+            await anyio.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, errno.errorcode.get(code, str(code)))
+    except BaseException:
+        sock.close()
+        raise
+    return SocketTransport(sock)
