@@ -363,7 +363,7 @@ def import_(nodes: Nodes, channel: str, file: Path, binary: bool) -> None:
 def _place_of(error: SwarmError, batch: list[tuple[Place, bytes, bytes]]) -> str:
     """The line that an error is about, or the lines that were on their way."""
     key_places = [place for place, key, _ in batch if key == error.details.get("key")]
-    return str(key_places[-1]) if key_places else f"{batch[0][0]}-{batch[-1][0]}" if batch else "1"
+    return str(key_places[-1]) if key_places else f"{batch[0][0]}-{batch[-1][0]}"
 
 
 def in_batches(records: Iterable[tuple[Place, bytes, bytes]]) -> Iterator[list[tuple[Place, bytes, bytes]]]:

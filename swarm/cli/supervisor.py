@@ -25,13 +25,15 @@ from pathlib import Path
 import trio
 
 from swarm.core.config import Address, parse_address
+from swarm.core.limits import KIB
 
 BACKOFF_FIRST_S = 0.1  # before the first restart, then twice as long each time
 BACKOFF_MAX_S = 5.0
 STABLE_S = 10.0  # what has run so long begins with the first back-off again
 STOP_S = 10.0  # a node needs 2 s at most to stop in order
 LOOK_S = 0.02  # between two looks at whether a node that starts serves already
-CONSOLE_TAIL_BYTES = 64 * 1024
+CONSOLE_TAIL_BYTES = 64 * KIB  # of console.log, in which to look for what a node has just said
+REASON_LENGTH_MAX = 500  # characters of its last line
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -84,6 +86,21 @@ class NodeProcess:
 
         Raises NotStarted if it never does.
         """
+        try:
+            await self._keep_running(task_status)
+        finally:
+            self.state = State.STOPPED
+
+    def kill(self) -> None:
+        """Ends it at once; for the impatient while it is stopping."""
+        if self._process is not None:
+            self._process.kill()
+
+    @property
+    def _console(self) -> Path:
+        return self.data / "console.log"
+
+    async def _keep_running(self, task_status: trio.TaskStatus[None]) -> None:
         backoff_s = BACKOFF_FIRST_S
         while True:
             begun = trio.current_time()
@@ -98,20 +115,11 @@ class NodeProcess:
             await trio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
 
-    def kill(self) -> None:
-        """Ends it at once; for the impatient while it is stopping."""
-        if self._process is not None:
-            self._process.kill()
-
-    @property
-    def _console(self) -> Path:
-        return self.data / "console.log"
-
     async def _run_once(self, task_status: trio.TaskStatus[None]) -> str:
         """Runs it from its start to its end; how it ended."""
         self.state = State.STARTING
-        said_before = self._console.stat().st_size if self._console.exists() else 0
         try:
+            said_before = self._console.stat().st_size if self._console.exists() else 0
             started = self._start()
         except OSError as error:
             return f"could not be run: {error}"
@@ -171,13 +179,13 @@ class NodeProcess:
                 self._tell(self.name, f"did not stop within {STOP_S:g} s: it is killed")
                 process.kill()
                 await _end_of(process)
-        self.state = State.STOPPED
         self._tell(self.name, "stopped")
 
     def _how_it_ended(self, status: int, said_before: int) -> str:
         if status < 0:
             return f"was killed by signal {-status} ({signal.strsignal(-status)})"
-        reason = self._said(said_before).rstrip().rpartition("\n")[2]
+        last = self._said(said_before).rstrip().rpartition("\n")[2]
+        reason = "".join(each for each in last if each.isprintable())[:REASON_LENGTH_MAX]
         return f"ended with exit status {status}" + (f": {reason} (see {self._console})" if status and reason else "")
 
     def _said(self, after: int) -> str:

@@ -8,6 +8,7 @@ answer keeps nobody from being shown.
 """
 
 import logging
+import shlex
 import signal
 import time
 from collections import deque
@@ -32,7 +33,7 @@ from swarm.core.limits import KIB
 from swarm.dht import DhtClient
 from swarm.dht.hash_range import HashRange, split_evenly
 
-NODES_MAX = 64  # processes, each with some 40 MiB to begin with
+NODES_MAX = 64  # processes, each with some 30 MiB to begin with
 POLL_S = 1.0  # between two questions for a node's figures
 DRAW_S = 0.5
 EVENTS_SHOWN = 6
@@ -217,8 +218,9 @@ def up(data: Path, dht: int, base_port: int) -> None:
     logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is in the table
     console = Console()
     nodes_file = data / "nodes"
-    hint = f"swarm dht --nodes {nodes_file} …"
-    view: View = TableView(console, f"{hint}   Ctrl-C stops the swarm") if console.is_terminal else LineView()
+    hint = f"swarm dht --nodes {shlex.quote(str(nodes_file))} …"
+    can_draw = console.is_terminal and not console.is_dumb_terminal
+    view: View = TableView(console, f"{hint}   Ctrl-C stops the swarm") if can_draw else LineView()
     rows = _plan(data, dht, base_port, view.tell)
     data.mkdir(parents=True, exist_ok=True)
     reasons: list[str] = []

@@ -17,10 +17,10 @@ import trio
 
 from nodes.dht.config import DhtConfig
 from nodes.dht.node import make_node
-from swarm.core.async_client import SocketTransport, Transport
 from swarm.core.config import Address
 from swarm.core.node import Node, listen
 from swarm.core.select_listener import SelectListener
+from swarm.core.transports import SocketTransport, Transport
 from swarm.dht.hash_range import split_evenly
 from swarm.testing.memory import connect_in_memory
 
