@@ -1,6 +1,7 @@
 """The `dhtnode` command."""
 
 import logging
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -58,30 +59,37 @@ def main(config_file: Path | None, address: Address | None, data: Path | None, h
         sys.exit(EX_CONFIG)
     try:
         with lock_directory(config.node.data):
-            logs = open_logs(
-                Path(config.logs.directory) if config.logs.directory else config.node.data, console=config.logs.console
-            )
-            try:
-                trio.run(_run, config, make_node(config, logs), strict_exception_groups=True)
-            except Exception:
-                log.exception("the node crashed")
-                raise
-            finally:
-                logs.close()
+            _serve(config)
     except NodeError as error:
         click.echo(f"dhtnode: {error}", err=True)
         sys.exit(1)
 
 
-async def _run(config: DhtConfig, node: Node) -> None:
+def _serve(config: DhtConfig) -> None:
+    directory = Path(config.logs.directory) if config.logs.directory else config.node.data
+    try:
+        logs = open_logs(directory, console=config.logs.console)
+    except OSError as error:
+        raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
+    try:
+        trio.run(_run, config, make_node(config, logs), listen(config.node.address), strict_exception_groups=True)
+    except NodeError as error:
+        log.error("%s", error)
+        raise
+    except Exception:
+        log.exception("the node crashed")
+        raise
+    finally:
+        logs.close()
+
+
+async def _run(config: DhtConfig, node: Node, sock: socket.socket) -> None:
     prepare_process()
-    sock = listen(config.node.address)
     async with trio.open_nursery() as nursery:
         await nursery.start(node.handle_signals, lambda: None)
-        host, port = sock.getsockname()[:2] if not config.node.address.is_unix else (str(config.node.address), 0)
         log.info(
             "dhtnode serves on %s, hash range %s, memory limit %d MiB, data in %s",
-            f"{host}:{port}" if port else host,
+            _bound_address(config, sock),
             config.node.hash_range,
             node.budget.limit >> 20,
             config.node.data,
@@ -89,6 +97,13 @@ async def _run(config: DhtConfig, node: Node) -> None:
         await node.run([sock])
         log.info("stopped")
         nursery.cancel_scope.cancel()
+
+
+def _bound_address(config: DhtConfig, sock: socket.socket) -> Address:
+    """As configured, with the port that port 0 has become."""
+    if config.node.address.is_unix:
+        return config.node.address
+    return replace(config.node.address, port=sock.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import Any
 
 from nodes.dht.storage import DhtChannel, wrong_node
 from swarm.core.connection_handler import ConnectionHandler
+from swarm.core.errors import SwarmError, WrongNode
 from swarm.core.limits import KEY_BYTES_MAX, RECORD_OVERHEAD_BYTES
-from swarm.core.protocol import Request
 from swarm.core.request_handler import Service
 from swarm.core.storage_channels import MemoryBudget, StorageChannels
 from swarm.dht import protocol
@@ -44,11 +44,12 @@ class DhtRequests:
                 raise TypeError
             engine = self._engine(channel)
             if engine is None:
-                engine = self._create(protocol.PUT, channel, key, value)
+                raise TypeError
             engine.put(key, value)
         except TypeError:
             protocol.PUT.check((channel, key, value), self._limits)
-            raise
+            with self._channels.create(channel) as engine:
+                engine.put(key, value)
 
     def _get(self, channel: Any, key: Any) -> bytes | None:
         try:
@@ -56,7 +57,7 @@ class DhtRequests:
             value = None if engine is None else engine.get(key)
             if value is None and (engine is None or not 0 < len(key) <= KEY_BYTES_MAX):
                 raise TypeError
-        except TypeError:  # only what was not found may have been wrong to ask for
+        except (TypeError, WrongNode):  # only what was not found may have been wrong to ask for
             protocol.GET.check((channel, key), self._limits)
             self._check_range(key)
             return None
@@ -75,35 +76,34 @@ class DhtRequests:
         protocol.UPDATE.check((channel, key, expected, new), self._limits)
         self._check_range(key)
         engine = self._channels.get(channel)
-        if engine is None:
-            if new is None and expected is None:
-                return
-            if expected is None:
-                engine = self._channels.create(channel)
-            else:
-                engine = DhtChannel(self._range, self._budget)  # of an empty channel, which is not kept
-        engine.update(key, expected, new)
+        if engine is not None:
+            engine.update(key, expected, new)
+        elif (expected, new) != (None, None):
+            with self._channels.create(channel) as engine:
+                engine.update(key, expected, new)
 
     def _put_many(self, connection: ConnectionHandler, channel: Any, keys: Any, values: Any, reserve: Any) -> None:
         is_batch = type(keys) is list and type(values) is list
         size = protocol.records_size(keys, values, self._value_bytes) if is_batch else 0
-        if not (type(channel) is str and size and len(keys) <= self._limits.batch_records and reserve == 0):
+        usual = type(channel) is str and size and len(keys) <= self._limits.batch_records and type(reserve) is int
+        if not usual or reserve:
             protocol.PUT_MANY.check((channel, keys, values, reserve), self._limits)
             protocol.check_records(keys, values, self._limits)
         if not keys:
             return
-        engine = self._channels.get(channel)
-        if engine is None:
-            for key in keys:
-                self._check_range(key)
-            engine = self._channels.create(channel)
         if reserve is None:
             self._release(connection, size + RECORD_OVERHEAD_BYTES * len(keys))
         elif reserve:
             self._reserve(connection, reserve)
         try:
-            engine.put_many(keys, values, size)
-        except BaseException:
+            engine = self._channels.get(channel)
+            if engine is not None:
+                engine.put_many(keys, values, size)
+            else:
+                protocol.PUT_MANY.check((channel, keys, values, reserve), self._limits)
+                with self._channels.create(channel) as engine:
+                    engine.put_many(keys, values, size)
+        except SwarmError:
             if reserve:
                 self._release(connection, reserve)
             raise
@@ -128,12 +128,6 @@ class DhtRequests:
     def _get_all_keys(self, channel: str, after: bytes, key_prefix: bytes, substring: bytes) -> Iterator[Any]:
         for cursor, keys, _ in self._get_all(channel, after, key_prefix, substring):
             yield cursor, keys
-
-    def _create(self, request: Request, channel: Any, key: Any, *values: Any) -> DhtChannel:
-        """The channel of a write to one that does not exist; not made before the write was found to be right."""
-        request.check((channel, key, *values), self._limits)
-        self._check_range(key)
-        return self._channels.create(channel)
 
     def _check_range(self, key: bytes) -> None:
         if hash_key(key) not in self._range:

@@ -21,7 +21,7 @@ to go on in.
 """
 
 import sys
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import TypeVar
@@ -294,7 +294,7 @@ def _bounded(values: list[Value]) -> list[Value]:
     sizes = [len(value) if value else 0 for value in values]
     if sum(sizes) <= REPLY_BYTES_MAX:
         return values
-    return values[: 1 + bisect_left(list(accumulate(sizes)), REPLY_BYTES_MAX)]
+    return values[: 1 + bisect_right(list(accumulate(sizes)), REPLY_BYTES_MAX)]
 
 
 def wrong_node(key: bytes, hash_range: HashRange) -> WrongNode:

@@ -118,7 +118,12 @@ class Nodes:
     help="File that names all nodes, HOST:PORT a line, # begins a comment; `swarm up` writes swarm-data/nodes.",
 )
 @click.option(
-    "--timeout", callback=_parsed_by(_parse_timeout), default="5s", show_default=True, help="Of each request."
+    "--timeout",
+    callback=_parsed_by(_parse_timeout),
+    metavar="DURATION",
+    default="5s",
+    show_default=True,
+    help="Of each request: 250ms, 5s, 1m.",
 )
 @click.pass_context
 def dht(ctx: click.Context, addresses: tuple[str, ...], file: Path | None, timeout: float) -> None:
@@ -147,9 +152,9 @@ _FILE = click.argument("file", type=click.Path(path_type=Path, allow_dash=True),
 @click.argument("value")
 @click.pass_obj
 def put(nodes: Nodes, channel: str, key: bytes, value: str) -> None:
-    """Stores a record, in place of the one that has this key.
+    """Stores a record.
 
-    With - as VALUE the value is what standard input holds, byte for byte.
+    One that has this key already is replaced. With - as VALUE the value is what standard input holds, byte for byte.
     """
     data = _read_value() if value == "-" else os.fsencode(value)
     with nodes.client() as client:
@@ -168,7 +173,10 @@ def _read_value() -> bytes:
 @_KEY
 @click.pass_obj
 def get(nodes: Nodes, channel: str, key: bytes) -> None:
-    """Writes the value of a record to standard output, byte for byte; status 1 if there is none."""
+    """Writes the value of a record.
+
+    Byte for byte, to standard output; status 1 if there is no record with this key.
+    """
     with nodes.client() as client:
         value = client.get(channel, key)
     if value is None:
@@ -181,7 +189,10 @@ def get(nodes: Nodes, channel: str, key: bytes) -> None:
 @_KEY
 @click.pass_context
 def exists(ctx: click.Context, channel: str, key: bytes) -> None:
-    """Writes whether there is a record with this key: yes (status 0) or no (status 1)."""
+    """Tells whether there is a record.
+
+    Writes yes (status 0) or no (status 1).
+    """
     with ctx.obj.client() as client:
         found = client.exists(channel, key)
     click.echo("yes" if found else "no")
@@ -193,7 +204,10 @@ def exists(ctx: click.Context, channel: str, key: bytes) -> None:
 @_KEY
 @click.pass_obj
 def remove(nodes: Nodes, channel: str, key: bytes) -> None:
-    """Removes a record; status 1 if there is none."""
+    """Removes a record.
+
+    Status 1 if there is none with this key.
+    """
     with nodes.client() as client:
         if not client.remove(channel, key):
             raise _no_record(channel, key)
@@ -218,9 +232,10 @@ def _write(data: bytes) -> None:
 )
 @click.pass_obj
 def keys(nodes: Nodes, channel: str, prefix: bytes) -> None:
-    """Lists the keys of a channel, one a line, in no useful order.
+    """Lists the keys of a channel.
 
-    A key that is not printable UTF-8 text is shown as base64: and its base64, which the other commands take as well.
+    One a line, in no useful order. A key that is not printable UTF-8 text is shown as base64: and its base64, which
+    the other commands take as well.
     """
     with nodes.client() as client:
         for key in client.get_all_keys(channel, key_prefix=prefix):
@@ -230,7 +245,10 @@ def keys(nodes: Nodes, channel: str, prefix: bytes) -> None:
 @dht.command()
 @click.pass_obj
 def channels(nodes: Nodes) -> None:
-    """Lists the channels with their records and bytes; as a table on a terminal, else separated by tabs."""
+    """Lists the channels and their sizes.
+
+    A table on a terminal; otherwise name, records, and bytes of keys and values, separated by tabs.
+    """
     with nodes.client() as client:
         rows = [(name, *client.channel_size(name)) for name in client.channels()]
     if sys.stdout.isatty():
@@ -256,10 +274,17 @@ def _show_table(rows: list[tuple[str, int, int]]) -> None:
 @click.argument("channel", required=False)
 @click.pass_obj
 def size(nodes: Nodes, channel: str | None) -> None:
-    """Writes how many records there are and how many bytes their keys and values have: in CHANNEL, or in all."""
+    """Counts the records and their bytes.
+
+    Of CHANNEL, or of all. The bytes are those of keys and values; separated by a tab where it is no terminal.
+    """
     with nodes.client() as client:
         records, record_bytes = client.size() if channel is None else client.channel_size(channel)
-    click.echo(f"{records:,} records, {record_bytes:,} bytes" if sys.stdout.isatty() else f"{records}\t{record_bytes}")
+    click.echo(
+        f"{_counted(records, 'record')}, {_counted(record_bytes, 'byte')}"
+        if sys.stdout.isatty()
+        else f"{records}\t{record_bytes}"
+    )
 
 
 @dht.command("remove-channel")
@@ -267,17 +292,21 @@ def size(nodes: Nodes, channel: str | None) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def remove_channel(nodes: Nodes, channel: str, yes: bool) -> None:
-    """Removes a channel with all its records; status 1 if there is none.
+    """Removes a channel with all its records.
 
-    Asks first if standard input is a terminal.
+    Asks first if standard input is a terminal. Status 1 if there is no such channel.
     """
     with nodes.client() as client:
         if sys.stdin.isatty() and not yes:
             records, _ = client.channel_size(channel)
-            if not _confirmed(f"Remove channel {channel} with {records:,} records?"):
+            if not _confirmed(f"Remove channel {channel} with {_counted(records, 'record')}?"):
                 raise Failure("nothing was removed")
         if not client.remove_channel(channel):
             raise Failure(f"there is no channel {channel}")
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
 
 
 def _confirmed(question: str) -> bool:
@@ -305,10 +334,11 @@ class BadRecord(Exception):
 @click.option("--binary", is_flag=True, help="A msgpack stream of [key, value], both of type bin.")
 @click.pass_obj
 def export(nodes: Nodes, channel: str, file: Path, binary: bool) -> None:
-    """Writes all records of a channel to FILE, or to standard output.
+    """Writes all records of a channel to a file.
 
-    One record a line, as JSON: {"key": "...", "value": "..."}. What is not UTF-8 stands base64 encoded in
-    "key_base64" or "value_base64" instead. Records that are written meanwhile may be in it or not.
+    To FILE or to standard output, one record a line, as JSON: {"key": "...", "value": "..."}. What is not UTF-8
+    stands base64 encoded in "key_base64" or "value_base64" instead. Records that are written meanwhile may be in it
+    or not.
 
     FILE appears when it is complete; a file that had its name is replaced then.
     """
@@ -335,9 +365,10 @@ def export(nodes: Nodes, channel: str, file: Path, binary: bool) -> None:
 @click.option("--binary", is_flag=True, help="A msgpack stream of [key, value], both of type bin.")
 @click.pass_obj
 def import_(nodes: Nodes, channel: str, file: Path, binary: bool) -> None:
-    """Stores the records in FILE, or on standard input, in a channel, as `export` writes them.
+    """Stores the records of a file in a channel.
 
-    It stops at the first line that is wrong; what stands before that line has been stored then.
+    Of FILE or of standard input, in the form that `export` writes, which says what that is. It stops at the first
+    line that is wrong; what stands before that line has been stored then.
     """
     name = "standard input" if file == Path("-") else str(file)
     with (

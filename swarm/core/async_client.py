@@ -15,11 +15,12 @@ from swarm.core.async_connection import Connection
 from swarm.core.client_session import WAIT_FOR_NODES, Call, Result, Steps, describe, result_of
 from swarm.core.config import Address
 from swarm.core.errors import ClientClosed, ConnectionLost, NodeUnreachable, RequestTimeout, SwarmError
+from swarm.core.event_loop import EventLoop, current_event_loop
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.core.stats import RequestStatistics
 from swarm.core.transports import Transport, connect_socket
-from swarm.core.waiters import EventLoop, Waiter, current_event_loop
+from swarm.core.waiters import Waiter
 
 
 class AsyncClient:
@@ -167,9 +168,7 @@ class AsyncClient:
             await connection.wait_ready()
             return
         why = f" ({connection.last_error})" if connection.last_error else ""
-        error = NodeUnreachable(
-            f"node {connection.name} was not reached within {self._timeout_s:g} s{why}; nothing was sent"
-        )
+        error = NodeUnreachable(f"it was not reached within {self._timeout_s:g} s{why}; nothing was sent")
         error.node = connection.name
         error.request = request.name if request else None
         raise error from connection.last_error

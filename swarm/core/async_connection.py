@@ -122,6 +122,8 @@ class Connection:
         self._answers_at_once = len(answers)
         for waiter, status, result in answers:
             waiter.answer(status, result)
+        if session.notice is not None:
+            raise session.notice
 
     def submit(self, request: Request, arguments: tuple[Any, ...], waiter: Waiter) -> None:
         """Sends a request, together with what other tasks ask for at this moment. Only while ready."""

@@ -76,7 +76,7 @@ class Connection:
                 self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
                 if self._not_before > deadline:
                     unreachable = NodeUnreachable(
-                        f"node {self.name} was not reached within {self._timeout_s:g} s ({error}); nothing was sent"
+                        f"it was not reached within {self._timeout_s:g} s ({error}); nothing was sent"
                     )
                     unreachable.node = self.name
                     raise unreachable from error
@@ -199,6 +199,8 @@ class Connection:
             else:
                 waiter.status = status
                 waiter.result = result
+        if self._session.notice is not None:
+            raise self._lost(self._session.notice)
 
     def _lost(self, why: Exception) -> ConnectionLost:
         self.close()

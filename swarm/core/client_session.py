@@ -4,6 +4,7 @@ Requests are collected and leave together: outgoing() encodes whatever was asked
 one frame.
 """
 
+import reprlib
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -46,6 +47,8 @@ class ClientSession(Generic[Owner]):
     def __init__(self, kind: str, *, compression: bool) -> None:
         self.hello: NodeHello | None = None
         """None until the node's hello was read; requests may be sent from then on."""
+        self.notice: SwarmError | None = None
+        """Why the node closes the connection, once it has told."""
         self.waiting: dict[int, Owner] = {}
         """Who waits for which answer, oldest first."""
         self._kind = kind
@@ -96,7 +99,7 @@ class ClientSession(Generic[Owner]):
         """Takes what came in; the answers in it: (owner, status, result).
 
         An owner stays in `waiting` until its final answer, so that one that was taken out gets nothing more.
-        Raises the node's reason if it has closed the connection, ProtocolError if it does not keep to the protocol.
+        Raises the node's reason if it refuses the hello, ProtocolError if it does not keep to the protocol.
         """
         answers: list[tuple[Owner, int, Any]] = []
         messages = self._decoder.feed(data)
@@ -116,10 +119,10 @@ class ClientSession(Generic[Owner]):
                 owner = waiting[request_id] if status == protocol.BATCH else waiting.pop(request_id)
             except KeyError:
                 if request_id == 0:
-                    raise from_wire(status, result) from None
+                    self.notice = from_wire(status, result)
                 continue  # nobody waits for it any more
             except (TypeError, ValueError) as error:
-                raise ProtocolError(f"the node sent {message!r:.80}, which is no reply") from error
+                raise ProtocolError(f"the node sent {reprlib.repr(message)}, which is no reply") from error
             answers.append((owner, status, result))
 
     def _greeted(self, messages: list[Message]) -> None:

@@ -14,6 +14,7 @@ Requests are not carried out while more than OUTPUT_BYTES_MAX of output waits: a
 still, and takes no memory.
 """
 
+import reprlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -197,7 +198,7 @@ class ConnectionHandler:
             self._flush_soon()
 
     def stream_ended(self, request_id: int) -> None:
-        del self._streams[request_id]
+        self._streams.pop(request_id, None)  # it may be gone with the connection
 
     # Inside.
 
@@ -234,16 +235,17 @@ class ConnectionHandler:
         """
         replies = self._replies
         at_once = self.service.at_once
+        streams = self._streams
         previous: RequestHandler | None = None
-        run = 0
+        run = size = 0
         for message in requests:
             try:
                 request_id, code, *arguments = message
-                handler = at_once.get((code, len(message)))
             except (TypeError, ValueError) as error:
                 raise _malformed(message) from error
-            if type(request_id) is not int or not 0 < request_id <= REQUEST_ID_MAX:
+            if type(request_id) is not int or not 0 < request_id <= REQUEST_ID_MAX or type(message) is not list:
                 raise _malformed(message)
+            handler = at_once.get((code, len(message))) if type(code) is int else None
             if handler is not previous:
                 if previous is not None:
                     now = perf_counter()
@@ -255,6 +257,8 @@ class ConnectionHandler:
                 self._carry_out_other(request_id, code, arguments)
                 self.pending = True
                 break
+            if streams and request_id in streams:
+                raise _id_in_use(request_id)
             run += 1
             try:
                 result = handler.function(*arguments)
@@ -263,9 +267,11 @@ class ConnectionHandler:
                 replies.append((request_id, error.code, (error.text, error.details)))
                 continue
             replies.append((request_id, DONE, result))
-            if type(result) is bytes and len(result) > LARGE_RESULT_BYTES:
-                self.pending = True
-                break
+            if type(result) is bytes:
+                size += len(result)
+                if size > LARGE_RESULT_BYTES:
+                    self.pending = True
+                    break
         self.clock = perf_counter()
         if previous is not None:
             previous.histogram[bisect_left(BOUNDS_S, (self.clock - begun) / run)] += run
@@ -274,10 +280,12 @@ class ConnectionHandler:
         """A batch, a stream, a stream's control, or what is no request."""
         handler = self.service.handlers.get(code) if type(code) is int else None
         try:
-            if code == protocol.GRANT_CREDIT.code or code == protocol.STOP.code:
+            if type(code) is int and code in (protocol.GRANT_CREDIT.code, protocol.STOP.code):
                 self._control(request_id, code, arguments)
+            elif request_id in self._streams:
+                raise _id_in_use(request_id)
             elif handler is None:
-                raise UnknownRequest(f"a {self.service.kind} node has no request {code!r:.40}")
+                raise UnknownRequest(f"a {self.service.kind} node has no request {reprlib.repr(code)}")
             elif handler.mode == "batch":
                 self._carry_out_batch(request_id, handler, arguments)
             elif handler.mode == "stream":
@@ -302,8 +310,6 @@ class ConnectionHandler:
         self._append(request_id, DONE, result)
 
     def _start_stream(self, request_id: int, handler: RequestHandler, arguments: list[Any]) -> None:
-        if request_id in self._streams:
-            raise ProtocolError(f"the id {request_id} is in use by a stream that has not ended")
         if len(self._streams) >= self.service.limits.streams:
             most = self.service.limits.streams
             raise TooManyRequests(
@@ -328,5 +334,9 @@ class ConnectionHandler:
 
 def _malformed(message: Message) -> ProtocolError:
     return ProtocolError(
-        f"a request is an array of an id (1 to {REQUEST_ID_MAX}), a code and arguments, not {message!r:.80}"
+        f"a request is an array of an id (1 to {REQUEST_ID_MAX}), a code and arguments, not {reprlib.repr(message)}"
     )
+
+
+def _id_in_use(request_id: int) -> ProtocolError:
+    return ProtocolError(f"the id {request_id} is in use by a stream that has not ended")

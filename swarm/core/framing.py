@@ -40,7 +40,9 @@ def decode_body(body: bytes | memoryview, counted: bool) -> list[Message]:
     """
     try:
         if counted and len(body) > FRAME_BYTES_PLAIN:
-            messages = unpackb(body, list_hook=_ArrayCounter(), object_hook=_refuse_map)
+            messages = unpackb(
+                body, list_hook=_ArrayCounter(), object_hook=_refuse_map, max_array_len=2 * limits.BATCH_RECORDS_MAX
+            )
         else:
             messages = unpackb(body)
     except ValueError as error:
@@ -58,7 +60,7 @@ def undecodable(error: ValueError | None) -> ProtocolError:
 
 class _ArrayCounter:
     def __init__(self) -> None:
-        self._seen = 0
+        self._seen = -1  # the one around all others does not count
 
     def __call__(self, array: list[Any]) -> list[Any]:
         self._seen += 1
@@ -109,13 +111,19 @@ class FrameDecoder:
                 with memoryview(self.partial) as view, view[start:end] as body:
                     messages = self._decode(body, compressed=header[0] >= 0x80)
                 self._start = end
+                if end == len(self.partial):
+                    self._clear()
                 return messages
         if self._start == len(self.partial):
-            self.partial = bytearray()  # and not clear(), which keeps the memory of the largest frame
+            self._clear()
         else:
             del self.partial[: self._start]
-        self._start = 0
+            self._start = 0
         return None
+
+    def _clear(self) -> None:
+        self.partial = bytearray()  # and not clear(), which keeps the memory of the largest frame
+        self._start = 0
 
     def _length(self, header: bytearray) -> int:
         """Length of the body that a header announces, checked."""

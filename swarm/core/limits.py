@@ -37,7 +37,7 @@ PASS_SECONDS_MAX = 0.003  # then its answers are sent
 TURN_SECONDS_MAX = 0.005  # then trio's tasks have their turn
 LINGER_S = 0.001  # how long a turn waits for the next request; epoll counts in milliseconds
 REQUESTS_PER_CHECK = 64  # single-record requests between two looks at the clock, some 100 µs
-LARGE_RESULT_BYTES = 64 * KIB  # a result above it is accounted for at once
+LARGE_RESULT_BYTES = 64 * KIB  # values that together are above it are encoded, and count as output, at once
 
 # A channel.
 CHANNELS_MAX = 4096  # default, per node: each costs memory, and lines in stats.log

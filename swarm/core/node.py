@@ -119,7 +119,7 @@ class Node:
         self._stop_requested = trio.Event()
         self.lag_s = 0.0
         service.handle(protocol.PING, lambda: None)
-        service.handle(protocol.STATS, self.statistics)
+        service.handle(protocol.STATS, lambda _: self.statistics(), "batch")
         channels.add_handlers(service)
 
     async def run(

@@ -24,7 +24,7 @@ def node_addresses(nodes: str | Sequence[str] | None, nodes_file: str | Path | N
         try:
             address = parse_address(text)
         except ValueError as error:
-            raise BadArgument(f"{place}: {error}") from error
+            raise BadArgument(f"{place}: {text!r} is no address: {error}") from error
         if address in addresses:
             raise BadArgument(f"{place}: {text} is named twice")
         addresses[address] = None

@@ -122,7 +122,7 @@ CREDIT = integer("credit", 1, limits.CREDIT_MAX)
 
 # The requests of every node.
 PING = Request(1, "ping", ())
-GRANT_CREDIT = Request(2, "credit", (CREDIT,))
+GRANT_CREDIT = Request(2, "credit", (integer("credit", 1, 2**64 - 1),))  # what is above CREDIT_MAX is cut
 STOP = Request(3, "stop", ())
 STATS = Request(4, "stats", ())
 CHANNELS = Request(5, "channels", ())

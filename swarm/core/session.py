@@ -1,5 +1,6 @@
 """The two hellos that begin a connection. docs/protocol.md §2. No I/O."""
 
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,7 @@ class ClientHello:
         if not isinstance(client, str) or len(client) > 128:
             raise ProtocolError("the fact client in a hello is text of 128 characters at most")
         if kind is not None and kind != node_kind:
-            raise WrongKind(f"this is a {node_kind} node, not {str(kind)[:40]!r}", {"kind": node_kind})
+            raise WrongKind(f"this is a {node_kind} node, not {reprlib.repr(kind)}", {"kind": node_kind})
         if not isinstance(compression, list):
             raise ProtocolError("the fact compression in a hello is an array")
         return cls(client, kind, tuple(name for name in compression if isinstance(name, str)))
@@ -64,15 +65,15 @@ class NodeHello:
             if facts["authentication"]:
                 raise ProtocolError(f"the node asks for authentication ({facts['authentication']})")
             return cls(str(facts["kind"]), str(facts["node"]), node_limits, facts["compression"], facts)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ProtocolError(f"the node's hello lacks, or has a bad, {error}") from error
 
 
 def _facts(messages: list[Message], peer: str) -> dict[str, Any]:
     match messages:
-        case [["swarm", int(version), dict(facts)]] if version == VERSION:
+        case [["swarm", int(version), dict(facts)]] if type(version) is int and version == VERSION:
             return facts
-        case [["swarm", int(version), *_], *_] if version != VERSION:
+        case [["swarm", int(version), *_], *_] if type(version) is int and version != VERSION:
             raise UnsupportedVersion(
                 f"the {peer} speaks version {version} of the protocol, this end version {VERSION}",
                 {"versions": [VERSION]},

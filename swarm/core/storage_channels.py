@@ -5,6 +5,7 @@ nothing.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from swarm.core import protocol
@@ -67,23 +68,24 @@ class StorageChannels(Generic[Engine]):
     def items(self) -> Iterator[tuple[str, Engine]]:
         return iter(sorted(self._channels.items()))
 
-    def create(self, name: object) -> Engine:
-        """The engine of a channel that is written to, new if need be. Raises BadChannel, TooManyChannels."""
-        check_channel(name)
-        assert isinstance(name, str)
-        engine = self._channels.get(name)
-        if engine is None:
-            if len(self._channels) >= self._channels_max:
-                raise TooManyChannels(
-                    f"the node has {self._channels_max} channels, the most it is configured for (channels_max)",
-                    {"limit": self._channels_max},
-                )
-            engine = self._channels[name] = self._create()
-        return engine
+    @contextmanager
+    def create(self, name: str) -> Iterator[Engine]:
+        """An engine for the first write to a channel, which comes into being only if the write succeeds.
+
+        Raises TooManyChannels. The name has been checked.
+        """
+        if len(self._channels) >= self._channels_max:
+            raise TooManyChannels(
+                f"the node has {self._channels_max} channels, the most it is configured for (channels_max)",
+                {"limit": self._channels_max},
+            )
+        engine = self._create()
+        yield engine
+        self._channels[name] = engine
 
     def add_handlers(self, service: Service) -> None:
         """Handles the requests about channels that every kind of node answers."""
-        service.handle(protocol.CHANNELS, lambda: sorted(self._channels))
+        service.handle(protocol.CHANNELS, lambda _: sorted(self._channels), "batch")
         service.handle(protocol.CHANNEL_SIZE, self._channel_size)
         service.handle(protocol.SIZE, self.size)
         service.handle(protocol.REMOVE_CHANNEL, self._remove_channel)

@@ -1,5 +1,6 @@
 """Drives a ConnectionHandler over any trio stream: memory streams, and what epoll cannot watch."""
 
+import logging
 from time import perf_counter
 
 import trio
@@ -8,6 +9,10 @@ from swarm.core import limits
 from swarm.core.connection_handler import ConnectionHandler
 from swarm.core.errors import ProtocolError
 from swarm.core.request_handler import Service
+
+log = logging.getLogger(__name__)
+
+SEND_BYTES = limits.RECEIVE_BYTES  # at once: so long may the other end take to read them
 
 
 async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
@@ -21,9 +26,14 @@ async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
         nonlocal output
         while True:
             while handler.output:
-                data = handler.output[0]
-                await stream.send_all(data)
-                handler.sent(len(data))
+                piece = handler.output[0][:SEND_BYTES]
+                with trio.move_on_after(limits.STALLED_OUTPUT_TIMEOUT_S) as waiting:
+                    await stream.send_all(piece)
+                if waiting.cancelled_caught:
+                    log.warning("connection closed: no answer was read for %.0f s", limits.STALLED_OUTPUT_TIMEOUT_S)
+                    nursery.cancel_scope.cancel()
+                    return
+                handler.sent(len(piece))
             if handler.closing:
                 nursery.cancel_scope.cancel()
             output = trio.Event()

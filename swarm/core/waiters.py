@@ -6,12 +6,7 @@ more for every one that waits. Here a task waits on its request itself. Nothing 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
-
-import anyio
-import sniffio
 
 from swarm.core.errors import SwarmError
 from swarm.core.protocol import BATCH, DONE
@@ -57,7 +52,7 @@ class Waiter:
         raise NotImplementedError
 
 
-class _AsyncioWaiter(Waiter):
+class AsyncioWaiter(Waiter):
     __slots__ = ("_future",)
 
     def __init__(self, deadline: float) -> None:
@@ -72,22 +67,3 @@ class _AsyncioWaiter(Waiter):
     def _wake(self) -> None:
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
-
-
-@dataclass(frozen=True)
-class EventLoop:
-    """What differs between the event loops: their clock, and how a task waits."""
-
-    clock: Callable[[], float]
-    waiter: Callable[[float], Waiter]
-
-
-def current_event_loop() -> EventLoop:
-    """Of the running task."""
-    if sniffio.current_async_library() == "trio":
-        import trio
-
-        from swarm.core.waiters_trio import TrioWaiter
-
-        return EventLoop(trio.current_time, TrioWaiter)
-    return EventLoop(anyio.current_time, _AsyncioWaiter)

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+import swarm.dht.operations as operations
+import swarm.dht.protocol as protocol
 from swarm.core.async_client import AsyncClient, AsyncStream
 from swarm.core.errors import ConnectionLost
 from swarm.core.limits import CLIENT_STREAM_CREDIT
@@ -13,7 +15,6 @@ from swarm.core.nodes_file import node_addresses
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.core.transports import connect_socket
-from swarm.dht import operations, protocol
 from swarm.dht.operations import Key, Walk
 from swarm.dht.ring import Ring, RingProblem
 

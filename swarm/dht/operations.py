@@ -12,12 +12,12 @@ from itertools import accumulate
 from operator import add
 from typing import Any, TypeVar
 
+import swarm.dht.protocol as protocol
 from swarm.core import protocol as core
 from swarm.core.client_session import WAIT_FOR_NODES, Call, Steps
 from swarm.core.errors import BadArgument, Conflict
 from swarm.core.limits import BATCH_BYTES, BATCH_RECORDS_MAX, RECORD_OVERHEAD_BYTES
 from swarm.core.protocol import DEFAULT_LIMITS, Request
-from swarm.dht import protocol
 from swarm.dht.hash_range import hash_key
 from swarm.dht.ring import Ring
 
@@ -58,6 +58,7 @@ def put(ring: Ring, channel: str, key: Key, value: bytes) -> Steps[None]:
     key = encode_key(key)
     protocol.check_value(value, ring.limits, key)
     node = yield from _node_of(ring, key)
+    protocol.check_value(value, ring.limits, key)  # with what the node's hello has told
     yield Call(node, protocol.PUT, (channel, key, value))
 
 
@@ -87,6 +88,7 @@ def put_if_absent(ring: Ring, channel: str, key: Key, value: bytes) -> Steps[boo
     key = encode_key(key)
     protocol.check_value(value, ring.limits, key)
     node = yield from _node_of(ring, key)
+    protocol.check_value(value, ring.limits, key)  # with what the node's hello has told
     try:
         yield Call(node, protocol.UPDATE, (channel, key, None, value))
     except Conflict:
@@ -133,11 +135,14 @@ def put_many(ring: Ring, channel: str, records: Pairs) -> Steps[None]:
         if size <= PART_BYTES:  # one request: the node checks it as a whole
             yield Call(ring.only, protocol.PUT_MANY, (channel, keys, values, 0), size)
             return
-    if not protocol.records_size(keys, values, ring.limits.value_bytes):
-        protocol.check_records(keys, values, ring.limits)
+    known = ring.limits
+    _check_records(ring, keys, values)
+    by_node = yield from _by_node(ring, keys)
+    if ring.limits != known:  # nodes were reached meanwhile, whose hellos have told others
+        _check_records(ring, keys, values)
     first: list[Call] = []
     rest: list[Call] = []
-    for node, positions in (yield from _by_node(ring, keys)):
+    for node, positions in by_node:
         parts = _put_parts(ring, _pick(keys, positions), _pick(values, positions))
         reserve = sum(size + RECORD_OVERHEAD_BYTES * len(part_keys) for part_keys, _, size in parts[1:])
         for number, (part_keys, part_values, size) in enumerate(parts):
@@ -147,6 +152,11 @@ def put_many(ring: Ring, channel: str, records: Pairs) -> Steps[None]:
     yield first if len(first) > 1 else first[0]
     if rest:
         yield rest
+
+
+def _check_records(ring: Ring, keys: list[bytes], values: list[bytes]) -> None:
+    if not protocol.records_size(keys, values, ring.limits.value_bytes):
+        protocol.check_records(keys, values, ring.limits)
 
 
 def _put_parts(ring: Ring, keys: list[bytes], values: list[bytes]) -> list[tuple[list[bytes], list[bytes], int]]:

@@ -1,5 +1,6 @@
 """The requests of the dht node, imported by the node and by its clients. docs/protocol.md §5."""
 
+import reprlib
 from typing import Any
 
 from swarm.core import limits
@@ -90,7 +91,7 @@ def _check_bytes(name: str, bytes_max: int) -> Parameter:
 
 def _check_reserve(value: Any, _: Limits) -> None:
     if value is not None and (type(value) is not int or value < 0):
-        raise BadArgument(f"reserve is a number of bytes or nil, not {type_name(value)} {value!r:.20}")
+        raise BadArgument(f"reserve is a number of bytes, at least 0, or nil; not {reprlib.repr(value)}")
 
 
 def _check_cursor(value: Any, _: Limits) -> None:

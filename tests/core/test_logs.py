@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.core.logs import Logs, open_logs
+from swarm.core.logs import Logs, _OneLineFormatter, open_logs
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
 
@@ -81,9 +81,9 @@ def test_console_only_where_wanted(tmp_path: Path, capsys: pytest.CaptureFixture
         ("a\n2026-11-22 06:57:32.123 INFO x: forged", r"a\n2026-11-22 06:57:32.123 INFO x: forged"),
         ("a\r\tb\x00\x1b[31m\x7f\x85", r"a\r\tb\x00\x1b[31m\x7f\x85"),
         ("line\u2028paragraph\u2029turned\u202e", r"line\u2028paragraph\u2029turned\u202e"),
-        ("surrogate \udc80", r"surrogate \udc80"),
         ("€ größe 日本", "€ größe 日本"),
     ],
+    ids=["line end", "control", "other line ends", "printable"],
 )
 def test_one_event_is_one_line(tmp_path: Path, text: str, written: str) -> None:
     with logs_in(tmp_path):
@@ -93,6 +93,11 @@ def test_one_event_is_one_line(tmp_path: Path, text: str, written: str) -> None:
         f"INFO swarm.core.node: peer says {written}",
         f"INFO {written}: x",
     ]
+
+
+def test_what_utf8_cannot_encode_is_escaped() -> None:
+    record = logging.LogRecord("x", logging.INFO, "", 0, "surrogate \udc80", (), None)
+    assert _OneLineFormatter().format(record).endswith(r"surrogate \udc80")
 
 
 def test_tracebacks_are_indented(tmp_path: Path) -> None:

@@ -1,0 +1,255 @@
+"""The processes of a benchmark: the two servers, the client programs, the load generator; each on one core.
+
+Servers run on SERVER_CORE, whatever asks them on CLIENT_CORE, or, where a row says so, on the server's core too.
+Whoever leaves the Processes block, by whatever way, leaves nothing running; and a process that is started here dies
+with the benchmark even if the benchmark is killed.
+"""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+from bench.client import CHANNEL, Job
+
+ROOT = Path(__file__).parent.parent
+BUILD = ROOT / "build" / "bench"
+SERVER_CORE = 0
+CLIENT_CORE = 1
+START_S = 30.0  # a server that has not come up by then never will
+STOP_S = 30.0
+CLIENT_S = 300.0  # a client program that runs for longer hangs
+
+REDIS_SETTINGS = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--daemonize", "no"]
+
+System = Literal["ours", "redis"]
+
+_PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl
+
+
+class BenchError(Exception):
+    """A process did not do what it should; the benchmark ends."""
+
+
+def _die_with_parent() -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@dataclass
+class Server:
+    system: System
+    port: int
+    process: subprocess.Popen[str]
+
+    def private_bytes(self) -> int:
+        """Memory that is this process's own: Private_Clean and Private_Dirty."""
+        text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text(encoding="ascii")
+        return 1024 * sum(int(kib) for kib in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", text, re.MULTILINE))
+
+
+class Prober:
+    """A client in a process of its own that gets one record after another (see bench.client.probe)."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def finish(self, begin_ns: int, end_ns: int) -> dict[str, float]:
+        """Ends it. What it saw from begin to end (time.monotonic_ns): longest_ms, p999_ms, gets."""
+        return _answer(self._process, f"{begin_ns} {end_ns}\n")
+
+
+class Processes:
+    def __init__(self, directory: Path) -> None:
+        """directory: for what the servers write; the caller removes it."""
+        self._directory = directory
+        self._started: list[subprocess.Popen[str]] = []
+        self._servers = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for process in list(self._started):
+            self._end(process)
+
+    # Servers.
+
+    @contextmanager
+    def servers(self) -> Iterator[dict[System, Server]]:
+        """A node and a Redis, both empty."""
+        servers: dict[System, Server] = {"ours": self._start_node(), "redis": self._start_redis()}
+        try:
+            yield servers
+        finally:
+            for server in servers.values():
+                self._end(server.process)
+
+    def _start_node(self) -> Server:
+        data = self._new_directory("node")
+        command = [sys.executable, "-m", "nodes.dht", "--address", "127.0.0.1:0", "--data", str(data)]
+        process = self._start(command, core=SERVER_CORE, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        match = _wait_for_line(process, process.stderr, r"serves on \S+:(\d+),")
+        return Server("ours", int(match[1]), process)
+
+    def _start_redis(self) -> Server:
+        port = _free_port()
+        directory = self._new_directory("redis")
+        command = ["redis-server", "--port", str(port), "--dir", str(directory), *REDIS_SETTINGS]
+        process = self._start(command, core=SERVER_CORE)
+        assert process.stdout is not None
+        _wait_for_line(process, process.stdout, r"[Rr]eady to accept connections")
+        return Server("redis", port, process)
+
+    def _new_directory(self, name: str) -> Path:
+        self._servers += 1
+        directory = self._directory / f"{name}-{self._servers}"
+        directory.mkdir()
+        return directory
+
+    # Clients.
+
+    def client(self, job: Job, core: int) -> dict[str, float]:
+        """Runs a Python client program, see bench.client, and returns its figures."""
+        process = self._start_client(job, core)
+        try:
+            return _answer(process)
+        finally:
+            self._end(process)
+
+    @contextmanager
+    def prober(self, job: Job) -> Iterator[Prober]:
+        process = self._start_client(job, CLIENT_CORE)
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                _answer(process)
+                raise BenchError("the prober did not get ready")
+            yield Prober(process)
+        finally:
+            self._end(process)
+
+    def loadgen(self, program: Path, protocol: str, port: int | None, *options: str) -> dict[str, Any]:
+        """Runs bench/loadgen.c, and returns the figures that its head describes."""
+        command = [str(program), "--protocol", protocol, "--channel", CHANNEL, "--echo-cpu", str(SERVER_CORE), *options]
+        figures: dict[str, Any] = json.loads(self.output(command + (["--port", str(port)] if port else [])))
+        if figures["misses"]:
+            raise BenchError(f"{figures['misses']} of {figures['requests']} gets found nothing: {command}")
+        return figures
+
+    def output(self, command: list[str]) -> str:
+        """What a program that runs on the clients' core writes to standard output."""
+        process = self._start(command, core=CLIENT_CORE, stderr=subprocess.PIPE)
+        try:
+            return _output(process)
+        finally:
+            self._end(process)
+
+    def _start_client(self, job: Job, core: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "bench.client", job.to_json()]
+        return self._start(command, core=core, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    # All of them.
+
+    def _start(
+        self, command: list[str], *, core: int, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.STDOUT
+    ) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            ["taskset", "-c", str(core), *command],  # becomes the command: the pid is the same
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            cwd=ROOT,
+            start_new_session=True,  # Ctrl-C is for the benchmark, which then ends the others
+            preexec_fn=_die_with_parent,
+        )
+        self._started.append(process)
+        return process
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        if process not in self._started:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._started.remove(process)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with suppress(OSError, ValueError):
+                    pipe.close()
+
+
+def build_loadgen() -> Path:
+    """Compiles the load generator if it is older than its source."""
+    source, program = ROOT / "bench" / "loadgen.c", BUILD / "loadgen"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)], check=True)
+    return program
+
+
+def check_cores() -> None:
+    if not {SERVER_CORE, CLIENT_CORE} <= os.sched_getaffinity(0):
+        raise BenchError(f"cores {SERVER_CORE} and {CLIENT_CORE} are needed: one for servers, one for clients")
+
+
+def _output(process: subprocess.Popen[str], text: str | None = None) -> str:
+    try:
+        out, err = process.communicate(text, timeout=CLIENT_S)
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"not finished after {CLIENT_S:g} s: {process.args!r}") from None
+    if process.returncode != 0:
+        raise BenchError(f"status {process.returncode}: {process.args!r}\n{err}")
+    return out
+
+
+def _answer(process: subprocess.Popen[str], text: str | None = None) -> dict[str, float]:
+    answer: dict[str, float] = json.loads(_output(process, text))
+    return answer
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _wait_for_line(process: subprocess.Popen[str], pipe: IO[str], pattern: str) -> re.Match[str]:
+    """Reads until a line matches; whatever the server writes later is read and thrown away."""
+    give_up = threading.Timer(START_S, process.kill)
+    give_up.start()
+    lines = []
+    try:
+        for line in pipe:
+            lines.append(line)
+            if match := re.search(pattern, line):
+                threading.Thread(target=_drain, args=[pipe], daemon=True).start()
+                return match
+    finally:
+        give_up.cancel()
+    raise BenchError(f"did not start: {process.args!r}\n{''.join(lines)}")
+
+
+def _drain(pipe: IO[str]) -> None:
+    with suppress(OSError, ValueError):
+        for _ in pipe:
+            pass

@@ -1,0 +1,191 @@
+"""What was measured, and how it is shown: a table for the terminal, a table for bench/README.md, JSON."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+Values = dict[str, dict[str, list[float]]]
+"""By the row's name and the series, a value for each round. Series: "ours", "redis", and others of a row's own."""
+
+TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- /table -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """at least: ratio to Redis; at most: ratio to Redis; ours at most: the value itself."""
+
+    rule: Literal["at least", "at most", "ours at most"]
+    limit: float
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    unit: Literal["/s", "B", "ms"]
+    peer: str
+    """What Redis' figure is of."""
+    wanted: Wanted | None = None
+    """None: for information."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row over all rounds: medians; low and high are of what is wanted, the ratio or our own value."""
+
+    row: Row
+    ours: float
+    redis: float
+    ratio: float
+    low: float
+    high: float
+    met: bool | None
+
+    @property
+    def wanted(self) -> str:
+        wanted = self.row.wanted
+        if wanted is None:
+            return ""
+        if wanted.rule == "ours at most":
+            return f"≤ {amount(wanted.limit, self.row.unit)}"
+        return f"{'≥' if wanted.rule == 'at least' else '≤'} {wanted.limit:g} ×"
+
+    @property
+    def spread(self) -> str:
+        if self._judged_by_value:
+            return f"{amount(self.low, self.row.unit)} … {amount(self.high, self.row.unit)}"
+        return f"{self.low:.2f} … {self.high:.2f}"
+
+    @property
+    def _judged_by_value(self) -> bool:
+        return self.row.unit == "ms"
+
+    def cells(self) -> list[str]:
+        return [
+            self.row.name,
+            amount(self.ours, self.row.unit),
+            self.row.peer,
+            amount(self.redis, self.row.unit),
+            f"{self.ratio:.2f}",
+            self.spread,
+            self.wanted,
+            {True: "✓", False: "✗", None: ""}[self.met],
+        ]
+
+
+HEADINGS = ["", "ours", "Redis'", "", "ratio", "lowest … highest", "wanted", "met"]
+LEFT = {0, 2}
+
+
+def judge(row: Row, series: dict[str, list[float]]) -> Result:
+    ours, redis = series["ours"], series["redis"]
+    ratios = [mine / theirs for mine, theirs in zip(ours, redis, strict=True)]
+    shown = ours if row.unit == "ms" else ratios
+    met = None
+    if row.wanted is not None:
+        judged = median(ours if row.wanted.rule == "ours at most" else ratios)
+        met = judged >= row.wanted.limit if row.wanted.rule == "at least" else judged <= row.wanted.limit
+    return Result(row, median(ours), median(redis), median(ratios), min(shown), max(shown), met)
+
+
+def amount(value: float, unit: str) -> str:
+    if unit == "ms":
+        return f"{value:.2f} ms"
+    if unit == "B":
+        return f"{value:.0f} B"
+    return f"{value / 1e6:.2f} M/s" if value >= 1e6 else f"{value / 1e3:.1f} k/s"
+
+
+@dataclass(frozen=True)
+class Report:
+    facts: dict[str, str]
+    results: list[Result]
+    values: Values
+
+    def load_cells(self) -> list[list[str]]:
+        """The load generator's own figures, of every row that it has measured."""
+        return [
+            [
+                name,
+                amount(median(series["ours"]), "/s"),
+                f"{median(series['ours busy']):.0%}",
+                amount(median(series["redis"]), "/s"),
+                f"{median(series['redis busy']):.0%}",
+                amount(median(series["echo"]), "/s") if "echo" in series else "",
+                f"{median(series['echo']) / median(series['ours']):.1f}" if "echo" in series else "",
+                amount(median(series["redis-benchmark"]), "/s") if "redis-benchmark" in series else "",
+            ]
+            for name, series in self.values.items()
+            if "ours busy" in series
+        ]
+
+    def print(self, console: Console) -> None:
+        facts = Table(show_header=False, box=None)
+        for name, value in self.facts.items():
+            facts.add_row(name, value)
+        console.print(facts)
+        console.print(_rich_table(HEADINGS, [result.cells() for result in self.results], LEFT))
+        if cells := self.load_cells():
+            console.print(_rich_table(LOAD_HEADINGS, cells, {0}))
+        console.print(self.summary())
+
+    def summary(self) -> str:
+        met = [result.met for result in self.results if result.met is not None]
+        return f"{sum(met)} of {len(met)} wanted figures are met."
+
+    def markdown(self) -> str:
+        parts = [
+            "\n".join(f"- {name}: {value}" for name, value in self.facts.items()),
+            _markdown_table(HEADINGS, [result.cells() for result in self.results], LEFT),
+            self.summary(),
+        ]
+        if cells := self.load_cells():
+            parts.append(_markdown_table(LOAD_HEADINGS, cells, {0}))
+        return "\n\n".join(parts) + "\n"
+
+    def write_readme(self, readme: Path) -> None:
+        """Puts the tables between the marks in this file."""
+        text = readme.read_text(encoding="utf-8")
+        changed, count = TABLE.subn(lambda _: f"\n{self.markdown()}\n", text)
+        if count != 1:
+            raise ValueError(f"{readme} does not have <!-- table --> and <!-- /table -->, each in a line of its own")
+        readme.write_text(changed, encoding="utf-8")
+
+    def write_json(self, path: Path) -> None:
+        document: dict[str, Any] = {
+            "facts": self.facts,
+            "rows": [asdict(result) | {"series": self.values[result.row.name]} for result in self.results],
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+LOAD_HEADINGS = [
+    "load generator",
+    "ours",
+    "busy",
+    "Redis",
+    "busy",
+    "ceiling (echo)",
+    "ceiling ÷ ours",
+    "redis-benchmark, Redis",
+]
+
+
+def _rich_table(headings: list[str], rows: list[list[str]], left: set[int]) -> Table:
+    table = Table()
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number in left else "right", no_wrap=number not in left)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _markdown_table(headings: list[str], rows: list[list[str]], left: set[int]) -> str:
+    lines = [headings, ["---" if number in left else "---:" for number in range(len(headings))], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,205 @@
+"""docs/protocol.md and the code say the same: requests, errors, statuses and limits."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from swarm.core import errors, limits, protocol
+from swarm.core.errors import SwarmError
+from swarm.core.protocol import Request
+from swarm.core.session import NodeHello
+from swarm.dht import protocol as dht_protocol
+
+TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+
+Row = list[str]
+
+
+def section(title: str) -> str:
+    """The text under a heading, up to the next heading of any level."""
+    match = re.search(rf"^#+ {re.escape(title)}$\n(.*?)(?=^#+ |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    assert match is not None, f"no section {title}"
+    return match[1]
+
+
+def tables(text: str) -> list[list[Row]]:
+    """The tables in a text, each as rows of cells, without their heads."""
+    found: list[list[Row]] = []
+    previous = ""
+    for line in text.splitlines():
+        if line.startswith("|"):
+            if not previous.startswith("|"):
+                found.append([])
+            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        previous = line
+    return [rows[2:] for rows in found]
+
+
+def table(title: str) -> list[Row]:
+    return tables(section(title))[0]
+
+
+def number(text: str) -> int:
+    """The first number in a text, with its unit."""
+    match = re.search(r"(\d[\d,]*)(?: (KiB|MiB))?", text)
+    assert match is not None, text
+    return int(match[1].replace(",", "")) * {None: 1, "KiB": limits.KIB, "MiB": limits.MIB}[match[2]]
+
+
+def requests_of(module: object) -> dict[int, Request]:
+    return {value.code: value for value in vars(module).values() if isinstance(value, Request)}
+
+
+def number_after(words: str, title: str) -> int:
+    """The number that follows these words in a section."""
+    text = " ".join(section(title).split())
+    assert words in text, f"{words!r} is not in {title!r}"
+    return number(text.partition(words)[2])
+
+
+# Requests.
+
+
+@pytest.mark.parametrize(
+    ("title", "module"),
+    [("5. Requests of every node", protocol), ("Requests of the dht node", dht_protocol)],
+    ids=["every node", "dht"],
+)
+def test_requests(title: str, module: object) -> None:
+    documented: dict[int, tuple[str, list[str] | None]] = {}
+    for codes, names, arguments, *_ in table(title):
+        for code, name in zip(codes.split(", "), names.split(", "), strict=True):
+            known = None if arguments.startswith("see") else [] if arguments == "–" else arguments.split(", ")
+            documented[int(code)] = (name, known)
+    requests = requests_of(module)
+    assert set(documented) == set(requests)
+    for code, (name, arguments) in documented.items():
+        assert requests[code].name == name
+        if arguments is not None:
+            assert [parameter.name for parameter in requests[code].parameters] == arguments, name
+
+
+def test_which_requests_stream() -> None:
+    for code, _, arguments, result in table("Requests of the dht node"):
+        request = requests_of(dht_protocol)[int(code)]
+        assert request.streams == result.startswith("stream of")
+        assert request.streams == arguments.endswith("credit")
+
+
+def test_no_code_is_used_twice() -> None:
+    assert not set(requests_of(protocol)) & set(requests_of(dht_protocol))
+
+
+def test_which_requests_are_repeatable() -> None:
+    """Carried out twice they leave, and answer, the same as once."""
+    not_repeatable = {"remove channel", "remove", "update"}
+    for request in (requests_of(protocol) | requests_of(dht_protocol)).values():
+        assert request.repeatable == (request.name not in not_repeatable), request.name
+
+
+# Statuses and errors.
+
+
+def test_statuses() -> None:
+    documented = {row[1]: row[0] for row in table("3. Requests and replies")}
+    assert int(documented["done"]) == protocol.DONE
+    assert int(documented["batch"]) == protocol.BATCH
+    assert f'`"{protocol.STREAM_END}"`' in section("3. Requests and replies")
+    assert f'`"{protocol.STREAM_STOPPED}"`' in section("3. Requests and replies")
+
+
+def errors_with_a_code() -> dict[int, type[SwarmError]]:
+    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, SwarmError)]
+    by_code = {each.code: each for each in classes if each.code is not None}
+    assert len(by_code) == sum(each.code is not None for each in classes), "two errors have the same code"
+    return by_code
+
+
+def words(name: str) -> str:
+    return re.sub(r"(?<=.)(?=[A-Z])", " ", name).lower()
+
+
+def test_errors() -> None:
+    documented = {int(row[0]): row[1] for row in table("6. Errors")}
+    assert documented == {code: words(each.__name__) for code, each in errors_with_a_code().items()}
+    assert min(documented) == 16
+
+
+@pytest.mark.parametrize("row", table("6. Errors"), ids=lambda row: row[1])
+def test_whose_fault_an_error_is_and_whether_to_try_again(row: Row) -> None:
+    code, _, fault, again, details = row
+    error = errors_with_a_code()[int(code)]
+    assert error.fault == fault
+    assert error.try_again == (again != "no")
+    assert ("notice" in details) == (int(code) >= 32)
+
+
+def test_errors_named_in_the_text_are_in_the_table() -> None:
+    names = {row[1] for row in table("6. Errors")}
+    for name in ("protocol error", "unsupported version", "wrong kind"):
+        assert name in names
+        assert f"`{name}`" in section("2. Hello")
+    for name in ("too many requests", "channel removed", "wrong node", "out of memory", "conflict"):
+        assert name in names
+
+
+# Bounds.
+
+
+def test_bounds_of_frames() -> None:
+    before_hello, other, arrays, depth = (row[1] for row in table("1. Frames"))
+    assert number(before_hello) == limits.HELLO_BYTES_MAX
+    assert number(other) == limits.FRAME_BYTES_MAX
+    assert number(arrays) == limits.FRAME_ARRAYS_LARGE
+    assert number_after("nested arrays in a body above", "1. Frames") == limits.FRAME_BYTES_PLAIN
+    assert number(depth) == 1024
+
+
+def test_bounds_of_requests_and_connections() -> None:
+    assert "from 1 to 2³²−1" in section("3. Requests and replies")
+    assert limits.REQUEST_ID_MAX == 2**32 - 1
+    assert number_after("has not read a byte of waiting output for", "3. Requests and replies") == (
+        limits.STALLED_OUTPUT_TIMEOUT_S
+    )
+    assert number_after("whose hello is not complete within", "2. Hello") == limits.HELLO_TIMEOUT_S
+    assert number_after("number of batches the node may send (1 to", "4. Streams") == limits.CREDIT_MAX
+    assert number_after("granted and not used never exceeds", "4. Streams") == limits.CREDIT_MAX
+    assert number_after("A connection has at most", "4. Streams") == limits.STREAMS_MAX
+
+
+def test_bounds_of_names_keys_and_answers() -> None:
+    assert number_after("are str of 1 to", "5. Requests of every node") == limits.CHANNEL_LENGTH_MAX
+    title = "Requests of the dht node"
+    assert number_after("*key* is bin of 1 to", title) == limits.KEY_BYTES_MAX
+    assert number_after("key bytes + value bytes +", title) == limits.RECORD_OVERHEAD_BYTES
+    assert number_after("ends after the value with which it passes", title) == limits.REPLY_BYTES_MAX
+    assert number_after("the place up to which the batch has come:", title) == dht_protocol.CURSOR_HASH_BYTES
+
+
+def test_the_limits_that_a_hello_tells() -> None:
+    title = "7. Limits"
+    told = protocol.DEFAULT_LIMITS.to_wire()
+    assert number_after("longest value (default", title) == told["value_bytes"] == limits.VALUE_BYTES_MAX
+    assert number_after("longest key (", title) == told["key_bytes"] == limits.KEY_BYTES_MAX
+    assert number_after("keys of one get many (", title) == told["batch_records"] == limits.BATCH_RECORDS_MAX
+    assert number_after("should have at most (", title) == told["batch_bytes"] == limits.BATCH_BYTES
+    assert number_after("most streams of one connection (", title) == told["streams"] == limits.STREAMS_MAX
+    assert number_after("A node holds at most", title) == limits.OUTPUT_BYTES_MAX
+
+
+def test_the_facts_of_the_hellos() -> None:
+    client_facts, node_facts, refusals = tables(section("2. Hello"))
+    assert [row[0] for row in client_facts] == ["`client`", "`kind`", "`compression`"]
+    assert number(client_facts[0][2]) == 128
+    told = NodeHello("dht", "node", protocol.DEFAULT_LIMITS).to_message()[2]
+    documented = {row[0].strip("`") for row in node_facts}
+    assert documented == {*told, "hash_range"}
+    for name in told["limits"]:
+        assert f"`{name}`" in section("2. Hello")
+    assert len(refusals) == 3
+
+
+def test_the_version() -> None:
+    assert TEXT.startswith(f"# The wire protocol, version {protocol.VERSION}\n")
+    assert f"`version` is an integer, {protocol.VERSION} for this page" in TEXT

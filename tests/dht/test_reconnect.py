@@ -1,0 +1,819 @@
+"""Connections that break, nodes that die and come back, requests that are given up."""
+
+import logging
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import trio
+import trio.testing
+
+import swarm.blocking
+from nodes.dht.config import DhtConfig, NodeSection
+from swarm.core import limits
+from swarm.core.client_session import ClientSession
+from swarm.core.config import Address, parse_address
+from swarm.core.errors import (
+    ClientClosed,
+    ConnectionLost,
+    NodeUnreachable,
+    OutOfMemory,
+    RequestTimeout,
+    SwarmError,
+    TooManyRequests,
+)
+from swarm.core.limits import RECORD_OVERHEAD_BYTES
+from swarm.core.transports import Transport
+from swarm.dht import DhtClient
+from swarm.dht.hash_range import HASH_MAX, HashRange, hash_key, split_evenly
+from swarm.testing import DhtProcess, MemoryTransport, dht_in_memory, running_dht
+
+pytest.register_assert_rewrite("conformance")
+
+from conformance import AwaitableClient, everything, records, stored_bytes  # noqa: E402
+
+MIB = 1024 * 1024
+HANG_S = 20.0
+
+every_client = pytest.mark.parametrize("kind", ["trio", "asyncio", "blocking"])
+every_async_client = pytest.mark.parametrize("kind", ["trio", "asyncio"])
+
+
+def run(kind: str, nodes: list[str], work: Callable[[Any], Awaitable[None]], **options: Any) -> None:
+    """Does something with an open client, which is of one of the three kinds."""
+
+    async def main() -> None:
+        client: Any = DhtClient(nodes, **options)
+        if kind == "blocking":
+            client = AwaitableClient(swarm.blocking.DhtClient(nodes, **options))
+        with anyio.fail_after(HANG_S):
+            async with client as dht:
+                await work(dht)
+
+    anyio.run(main, backend="asyncio" if kind == "asyncio" else "trio")
+
+
+@dataclass
+class Cut:
+    """Where a connection through the proxy breaks: behind so many bytes of what the client, or the node, has sent."""
+
+    requests: int | None = None
+    answers: int | None = None
+    then: Callable[[], None] = lambda: None
+
+
+class Proxy:
+    """A TCP proxy before a node. The first connections through it are cut as `cuts` says, the others live."""
+
+    def __init__(self, node: str) -> None:
+        self._node = parse_address(node)
+        self.address = ""
+        self.cuts: deque[Cut] = deque()
+        self.connections = 0
+
+    async def serve(self, started: "Future[Callable[[], None]]") -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        host, port = listeners[0].socket.getsockname()
+        self.address = f"{host}:{port}"
+        token = trio.lowlevel.current_trio_token()
+        with trio.CancelScope() as scope:
+            started.set_result(lambda: token.run_sync_soon(scope.cancel))
+            await trio.serve_listeners(self._handle, listeners)
+
+    async def _handle(self, client: trio.SocketStream) -> None:
+        self.connections += 1
+        cut = self.cuts.popleft() if self.cuts else Cut()
+        try:
+            node = await trio.open_tcp_stream(self._node.host, self._node.port)
+        except OSError:
+            await client.aclose()
+            return
+        async with client, node, trio.open_nursery() as nursery:
+            nursery.start_soon(self._pump, client, node, cut.requests, cut.then, nursery.cancel_scope)
+            nursery.start_soon(self._pump, node, client, cut.answers, cut.then, nursery.cancel_scope)
+
+    async def _pump(
+        self,
+        source: trio.SocketStream,
+        sink: trio.SocketStream,
+        left: int | None,
+        then: Callable[[], None],
+        scope: trio.CancelScope,
+    ) -> None:
+        try:
+            async for data in source:
+                data = data[:left]
+                await sink.send_all(data)
+                if left is not None:
+                    left -= len(data)
+                    if left == 0:
+                        await trio.to_thread.run_sync(then)
+                        break
+        except trio.BrokenResourceError:
+            pass
+        scope.cancel()
+
+
+@contextmanager
+def proxy_before(node: str) -> Iterator[Proxy]:
+    proxy = Proxy(node)
+    with ThreadPoolExecutor(1) as thread:
+        started: Future[Callable[[], None]] = Future()
+        finished = thread.submit(trio.run, proxy.serve, started)
+        stop = started.result(10)
+        try:
+            yield proxy
+        finally:
+            stop()
+            finished.result()
+
+
+def hello_sizes(address: str) -> tuple[int, int]:
+    """Bytes of the client's hello and of the node's."""
+    hello = ClientSession[None]("dht", compression=False).begin()
+    node = parse_address(address)
+    with socket.create_connection((node.host, node.port)) as sock:
+        sock.sendall(hello)
+        answer = b""
+        while len(answer) < 4 or len(answer) < 4 + int.from_bytes(answer[:4], "big"):
+            answer += sock.recv(65536)
+    return len(hello), len(answer)
+
+
+# Nodes that die.
+
+
+@every_client
+def test_requests_go_on_when_a_node_is_killed_and_comes_back(kind: str, tmp_path: Path) -> None:
+    batch = records(3000)
+
+    async def work(dht: Any) -> None:
+        await dht.put("a", "key", b"before")
+        restart.start()
+        rounds_left = 30
+        while rounds_left:
+            if not restart.is_alive():
+                rounds_left -= 1
+            await dht.put("a", "key", b"value")
+            await dht.get("a", "key")
+            await dht.put_many("a", batch)
+            await dht.get_many("a", batch)
+            await dht.exists("a", "key")
+            await dht.size()
+        assert await dht.get("a", "key") == b"value"
+        assert await dht.get_many("a", batch) == batch
+
+    with DhtProcess(tmp_path) as node:
+
+        def kill_and_start() -> None:
+            node.kill()
+            node.start()
+
+        restart = threading.Thread(target=kill_and_start)
+        run(kind, [node.address], work, timeout=HANG_S)
+
+
+@every_client
+def test_requests_that_may_not_be_repeated(kind: str, tmp_path: Path) -> None:
+    """The node is killed when the first byte of the request has reached it."""
+    with DhtProcess(tmp_path) as node, proxy_before(node.address) as proxy:
+        client_hello, _ = hello_sizes(node.address)
+        for request, call in (
+            ("remove", lambda dht: dht.remove("a", "key")),
+            ("update", lambda dht: dht.put_if_absent("a", "key", b"value")),
+            ("remove channel", lambda dht: dht.remove_channel("a")),
+        ):
+            proxy.cuts.append(Cut(requests=client_hello + 1, then=node.kill))
+
+            async def work(dht: Any, request: str = request, call: Any = call) -> None:
+                with pytest.raises(ConnectionLost) as caught:
+                    await call(dht)
+                assert caught.value.request == request
+                assert caught.value.node == proxy.address
+                assert caught.value.fault == "network"
+                assert "may or may not" in caught.value.text
+                node.start()
+                await dht.put("a", "key", b"value")
+                assert await dht.remove("a", "key")
+
+            run(kind, [proxy.address], work)
+
+
+@every_client
+@pytest.mark.parametrize("where", ["requests", "answers"])
+def test_requests_that_are_repeated(kind: str, where: str) -> None:
+    """Nobody notices that a connection has broken, whether before or after the node has carried them out."""
+    many = records(20_000)
+    with running_dht() as dht_nodes, proxy_before(dht_nodes.addresses[0]) as proxy:
+        hello = hello_sizes(dht_nodes.addresses[0])[where == "answers"]
+        calls: list[Callable[[Any], Awaitable[Any]]] = [
+            lambda dht: dht.put("a", "key", b"value"),
+            lambda dht: dht.get("a", "key"),
+            lambda dht: dht.exists("a", "key"),
+            lambda dht: dht.put_many("a", many),
+            lambda dht: dht.get_many("a", many),
+            lambda dht: dht.channel_size("a"),
+            lambda dht: dht.ping(),
+        ]
+        expected = [None, b"value", True, None, many, (20_001, stored_bytes(many) + 8), None]
+        for behind in (1, 3, 1000):
+            for call, answer in zip(calls, expected, strict=True):
+                proxy.cuts.extend([Cut(**{where: hello + behind}), Cut(**{where: 1}), Cut(**{where: hello})])
+
+                async def work(dht: Any, call: Any = call, answer: Any = answer) -> None:
+                    assert await call(dht) == answer
+
+                run(kind, [proxy.address], work)
+                proxy.cuts.clear()
+
+
+@every_client
+def test_get_all_goes_on_where_the_connection_broke(kind: str) -> None:
+    some = records(50_000)
+    cuts = [300, 1000, 70_000, 262_144, 262_400, 400_000, 1_000_000, 1_500_000]
+
+    async def work(dht: Any) -> None:
+        await dht.ready()
+        for proxy in proxies:
+            proxy.cuts.extend(Cut(answers=answers) for answers in cuts)
+        assert await everything(dht, "a") == some
+        keys = [key async for key in dht.get_all_keys("a", key_prefix="key-01")]
+        assert sorted(keys) == sorted(key for key in some if key.startswith(b"key-01"))
+
+    with running_dht(2) as dht_nodes:
+        with swarm.blocking.DhtClient(dht_nodes.addresses) as other:
+            other.put_many("a", some)
+        with proxy_before(dht_nodes.addresses[0]) as first, proxy_before(dht_nodes.addresses[1]) as second:
+            proxies = (first, second)
+            for proxy in proxies:
+                proxy.cuts.append(Cut(answers=200_000))
+            run(kind, [first.address, second.address], work, timeout=10.0)
+            assert min(first.connections, second.connections) >= len(cuts)
+
+
+@every_client
+def test_get_all_of_a_node_that_does_not_come_back(kind: str, tmp_path: Path) -> None:
+    async def work(dht: Any) -> None:
+        await dht.put_many("a", records(50_000))
+        walk = dht.get_all("a")
+        await anext(walk)
+        node.kill()
+        with pytest.raises((NodeUnreachable, ConnectionLost)):
+            async for _ in walk:
+                pass
+        node.start()
+        await dht.put("a", "key", b"value")
+        assert await everything(dht, "a") == {b"key": b"value"}
+
+    with DhtProcess(tmp_path) as node:
+        run(kind, [node.address], work, timeout=1.0)
+
+
+@every_client
+def test_a_node_that_does_not_answer(kind: str, tmp_path: Path) -> None:
+    async def work(dht: Any) -> None:
+        await dht.put("a", "key", b"value")
+        with node.paused():
+            for call, request in (
+                (lambda: dht.get("a", "key"), "get"),
+                (lambda: dht.put("a", "other", b"v"), "put"),
+                (lambda: dht.remove("a", "none"), "remove"),
+                (lambda: everything(dht, "a"), "get all"),
+            ):
+                begun = time.perf_counter()
+                with pytest.raises(RequestTimeout) as caught:
+                    await call()
+                assert time.perf_counter() - begun < 2
+                assert (caught.value.request, caught.value.node) == (request, node.address)
+                assert caught.value.fault == "network"
+        # Late answers are nobody's: those that follow go to whom they belong.
+        assert await dht.get("a", "key") == b"value"
+        assert await dht.exists("a", "key")
+        assert not await dht.remove("a", "none")
+
+    with DhtProcess(tmp_path) as node:
+        run(kind, [node.address], work, timeout=0.3)
+
+
+@every_client
+def test_a_node_that_does_not_greet(kind: str, tmp_path: Path) -> None:
+    async def work(dht: Any) -> None:
+        with node.paused(), pytest.raises(NodeUnreachable):
+            await dht.get("a", "key")
+        with anyio.fail_after(10):
+            while True:
+                try:
+                    await dht.put("a", "key", b"value")
+                    break
+                except NodeUnreachable:
+                    continue  # it is waiting for the next attempt
+        assert await dht.get("a", "key") == b"value"
+
+    with DhtProcess(tmp_path) as node:
+        run(kind, [node.address], work, timeout=0.3)
+
+
+@every_client
+def test_a_large_request_to_a_node_that_does_not_read(kind: str, tmp_path: Path) -> None:
+    value = b"v" * (16 * MIB)
+
+    async def work(dht: Any) -> None:
+        await dht.ready()
+        with node.paused(), pytest.raises(RequestTimeout):
+            await dht.put("a", "large", value)
+        assert not await dht.exists("b", "key")
+        await dht.put("a", "large", value)
+        assert await dht.get("a", "large") == value
+
+    with DhtProcess(tmp_path) as node:
+        run(kind, [node.address], work, timeout=1.5)
+
+
+@every_client
+def test_nodes_that_swap_their_hash_ranges(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    some = records(1000)
+    low, high = (DhtConfig(NodeSection(hash_range=part)) for part in split_evenly(2))
+
+    async def work(dht: Any) -> None:
+        with running_dht([low, high], unix_directory=tmp_path):
+            await dht.put_many("a", some)
+            assert await everything(dht, "a") == some
+        with running_dht([high, low], unix_directory=tmp_path):
+            await dht.ping()
+            await dht.put_many("a", some)
+            assert await dht.get_many("a", some) == some
+            assert await everything(dht, "a") == some
+
+    run(kind, [f"unix:{tmp_path}/dht-{number}.sock" for number in range(2)], work)
+    assert any("its hash range has changed" in message for message in caplog.messages)
+
+
+@every_client
+def test_a_name_with_several_addresses(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens at the first of them."""
+    with running_dht() as dht_nodes:
+        port = parse_address(dht_nodes.addresses[0]).port
+        real = socket.getaddrinfo
+
+        def resolve(host: Any, *arguments: Any, **options: Any) -> Any:
+            if host not in ("dht.test", b"dht.test"):
+                return real(host, *arguments, **options)
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (each, port))
+                for each in ("127.0.0.2", "127.0.0.1")
+            ]
+
+        async def work(dht: Any) -> None:
+            await dht.put("a", "key", b"value")
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        run(kind, [f"dht.test:{port}"], work, timeout=2.0)
+
+
+# Hash ranges that do not fit together.
+
+
+def configs(*ranges: HashRange, memory_limit: int = 0) -> list[DhtConfig]:
+    return [DhtConfig(NodeSection(hash_range=each, memory_limit=memory_limit)) for each in ranges]
+
+
+@every_client
+def test_a_gap_in_the_hash_ranges_is_told(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    first, gap, last = split_evenly(3)
+
+    async def work(dht: Any) -> None:
+        await dht.ready()
+        (problem,) = dht.ring_problems
+        assert (problem.kind, problem.hashes, problem.nodes) == ("gap", gap, ())
+        keys = {
+            part: next(key for key in map(b"%d".__mod__, range(99)) if hash_key(key) in part) for part in (first, gap)
+        }
+        await dht.put("a", keys[first], b"value")
+        for call in (
+            lambda: dht.put("a", keys[gap], b"v"),
+            lambda: dht.put_many("a", dict.fromkeys(keys.values(), b"v")),
+        ):
+            with pytest.raises(NodeUnreachable):
+                await call()
+        assert await everything(dht, "a") == {keys[first]: b"value"}
+
+    with running_dht(configs(first, last)) as dht_nodes:
+        run(kind, dht_nodes.addresses, work, timeout=0.3)
+    assert sum(message.startswith(f"gap in the hash ranges: {gap}") for message in caplog.messages) == 1
+
+
+@every_client
+def test_an_overlap_of_the_hash_ranges_is_told(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    overlap = HashRange(2**60, 2**63 - 1)
+
+    async def work(dht: Any) -> None:
+        await dht.ready()
+        (problem,) = dht.ring_problems
+        assert (problem.kind, problem.hashes, problem.nodes) == ("overlap", overlap, tuple(dht_nodes.addresses))
+        some = records(1000)
+        await dht.put_many("a", some)
+        assert await dht.get_many("a", some) == some
+
+    with running_dht(configs(HashRange(0, 2**63 - 1), HashRange(2**60, HASH_MAX))) as dht_nodes:
+        run(kind, dht_nodes.addresses, work)
+    assert [record.levelno for record in caplog.records if "overlap in the hash ranges" in record.message] == [
+        logging.WARNING
+    ]
+
+
+@every_client
+def test_a_node_whose_range_is_inside_of_anothers(kind: str) -> None:
+    """Every hash has a node that is responsible for it, so every record has a place."""
+
+    async def work(dht: Any) -> None:
+        await dht.ready()
+        some = records(1000)
+        await dht.put_many("a", some)
+        assert await dht.get_many("a", some) == some
+
+    with running_dht(configs(HashRange(), HashRange(2**60, 2**61))) as dht_nodes:
+        run(kind, dht_nodes.addresses, work, timeout=1.0)
+
+
+@every_client
+def test_a_node_that_refuses_its_part_of_a_batch(kind: str) -> None:
+    """Each node stores all of its part or nothing, whatever the other does; memory kept aside is free again."""
+    low, high = split_evenly(2)
+    some = records(60_000)
+
+    async def work(dht: Any) -> None:
+        with pytest.raises(OutOfMemory) as caught:
+            await dht.put_many("a", some)
+        assert caught.value.node == dht_nodes.addresses[0]
+        statistics = await dht.node_statistics()
+        small, large = (statistics[address] for address in dht_nodes.addresses)
+        assert (small["records"], small["memory_used"]) == (0, 0)
+        assert large["records"] in (0, sum(hash_key(key) in high for key in some))
+        assert large["memory_used"] == large["bytes"] + RECORD_OVERHEAD_BYTES * large["records"]
+
+    with running_dht([*configs(low, memory_limit=MIB), *configs(high)]) as dht_nodes:
+        run(kind, dht_nodes.addresses, work)
+
+
+# Many at once.
+
+
+@every_async_client
+def test_fifty_tasks_while_a_node_restarts(kind: str, tmp_path: Path) -> None:
+    async def work(dht: Any) -> None:
+        await dht.ready()
+        lost = 0
+
+        async def write(number: int) -> None:
+            nonlocal lost
+            for each in range(200):
+                await dht.put("a", f"{number} {each}", b"value")
+                try:
+                    await dht.remove("a", f"{number} {each}")
+                except ConnectionLost:
+                    lost += 1
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(50):
+                tasks.start_soon(write, number)
+            await anyio.to_thread.run_sync(node.stop)
+            await anyio.to_thread.run_sync(node.start)
+        assert lost <= 50
+
+    with DhtProcess(tmp_path) as node:
+        run(kind, [node.address], work, timeout=HANG_S)
+
+
+def test_threads_share_a_blocking_client() -> None:
+    def work(number: int) -> None:
+        some = {b"%d %d" % (number, each): b"%d" % each for each in range(100)}
+        for key, value in some.items():
+            dht.put("a", key, value)
+            assert dht.get("a", key) == value
+        dht.put_many("b", some)
+        assert dht.get_many("b", some) == some
+        assert {key for key in dht.get_all_keys("b") if key in some} == set(some)
+        for key in some:
+            assert dht.remove("a", key)
+
+    with running_dht(2) as dht_nodes, swarm.blocking.DhtClient(dht_nodes.addresses) as dht:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(work, range(8)))
+        assert dht.channel_size("a") == (0, 0)
+        assert dht.channel_size("b")[0] == 800
+
+
+@every_async_client
+def test_more_requests_than_may_wait(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CLIENT_REQUESTS_MAX", 20)
+    refused = 0
+
+    async def work(dht: Any) -> None:
+        await dht.put_many("a", records(100))
+
+        async def ask(number: int) -> None:
+            nonlocal refused
+            try:
+                if number % 2:
+                    assert await dht.exists("a", b"key-%06d" % number)
+                else:
+                    assert len(await everything(dht, "a")) == 100
+            except TooManyRequests as error:
+                assert error.details["limit"] == 20
+                refused += 1
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(50):
+                tasks.start_soon(ask, number)
+        assert 0 < refused <= 30
+        assert len(await everything(dht, "a")) == 100
+        assert "connection lost" not in " ".join(messages)
+
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("swarm").addHandler(handler)
+    try:
+        with running_dht() as dht_nodes:
+            run(kind, dht_nodes.addresses, work)
+    finally:
+        logging.getLogger("swarm").removeHandler(handler)
+
+
+@every_async_client
+def test_each_request_has_an_error_of_its_own(kind: str, tmp_path: Path) -> None:
+    errors: dict[str, SwarmError] = {}
+
+    async def work(dht: Any) -> None:
+        await dht.ready()
+
+        async def call(name: str, function: Callable[[], Awaitable[Any]]) -> None:
+            with pytest.raises(ConnectionLost) as caught:
+                await function()
+            errors[name] = caught.value
+
+        with node.paused():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(call, "remove", lambda: dht.remove("a", "key"))
+                tasks.start_soon(call, "update", lambda: dht.put_if_absent("a", "key", b"value"))
+                tasks.start_soon(call, "remove channel", lambda: dht.remove_channel("a"))
+                await anyio.wait_all_tasks_blocked()
+                node.kill()
+                node.start()
+        assert {name: error.request for name, error in errors.items()} == {name: name for name in errors}
+        assert len(errors) == 3
+
+    with DhtProcess(tmp_path) as node:
+        run(kind, [node.address], work)
+
+
+@every_async_client
+def test_closing_a_client_ends_what_waits(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        ended = 0
+
+        async def wait_for(call: Callable[[], Awaitable[Any]]) -> None:
+            nonlocal ended
+            with pytest.raises(ClientClosed):
+                await call()
+            ended += 1
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks, DhtClient([node.address], timeout=60) as dht:
+                await dht.put("a", "key", b"value")
+                with node.paused():
+                    tasks.start_soon(wait_for, lambda: dht.get("a", "key"))
+                    tasks.start_soon(wait_for, lambda: dht.get_many("a", records(10_000)))
+                    tasks.start_soon(wait_for, lambda: everything(dht, "a"))
+                    await anyio.wait_all_tasks_blocked()
+        assert ended == 3
+
+    with DhtProcess(tmp_path) as node:
+        anyio.run(main, backend=kind)
+
+
+# Requests that are given up. In memory, so that each attempt is cancelled one step later than the one before.
+
+
+async def cancelled_after(steps: int, function: Callable[[], Awaitable[Any]]) -> bool:
+    """Cancels something after so many steps of the scheduler; whether it had not ended by itself."""
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+
+            async def cancel_soon() -> None:
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+
+            nursery.start_soon(cancel_soon)
+            await function()
+            nursery.cancel_scope.cancel()
+    return scope.cancelled_caught
+
+
+MANY = records(20_000)
+CALLS: dict[str, Callable[[DhtClient], Awaitable[Any]]] = {
+    "put": lambda dht: dht.put("a", "key", b"value"),
+    "large put": lambda dht: dht.put("a", "large", b"v" * (4 * MIB)),
+    "get": lambda dht: dht.get("a", "key"),
+    "remove": lambda dht: dht.remove("a", "key"),
+    "update": lambda dht: dht.update("a", "other", lambda _: b"value", attempts=9),
+    "put_many": lambda dht: dht.put_many("many", MANY),
+    "get_many": lambda dht: dht.get_many("many", MANY),
+    "get_all": lambda dht: everything(dht, "many"),
+    "size": lambda dht: dht.size(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_cancelling_a_request_at_every_step(
+    call: Callable[[DhtClient], Awaitable[Any]], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with dht_in_memory(2) as dht_nodes, DhtClient(dht_nodes.addresses, connect=dht_nodes.connect) as dht:
+        await dht.put_many("many", MANY)
+        steps = 0
+        while await cancelled_after(steps, lambda: call(dht)):
+            await dht.put("b", "key", b"%d" % steps)
+            assert await dht.get("b", "key") == b"%d" % steps
+            steps += 1 + steps // 10
+        assert steps > 0
+        assert len(await everything(dht, "many")) == len(MANY)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_cancelling_while_it_connects(
+    call: Callable[[DhtClient], Awaitable[Any]], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with dht_in_memory(2) as dht_nodes:
+
+        async def connect(address: Address) -> Any:
+            await trio.sleep(0.1)
+            return await dht_nodes.connect(address)
+
+        for steps in (0, 1, 2, 3, 5, 8):
+            async with DhtClient(dht_nodes.addresses, connect=connect) as dht:
+                assert await cancelled_after(steps, lambda dht=dht: call(dht))  # type: ignore[misc]
+                await call(dht)
+
+
+async def test_going_on_with_get_all_after_a_cancelled_step(autojump_clock: trio.testing.MockClock) -> None:
+    """A program may give up waiting for the next record, and ask again later."""
+    some = records(30_000)
+    async with dht_in_memory(2) as dht_nodes:
+
+        async def connect(address: Address) -> Any:
+            await trio.sleep(0.1)
+            return await dht_nodes.connect(address)
+
+        async with DhtClient(dht_nodes.addresses, connect=connect) as writer:
+            await writer.put_many("a", some)
+        for steps in range(12):
+            async with DhtClient(dht_nodes.addresses, connect=connect) as dht:
+                walk = dht.get_all("a")
+                seen = []
+
+                async def one(walk: Any = walk, seen: list[Any] = seen) -> None:
+                    seen.append(await anext(walk))
+
+                await cancelled_after(steps, one)
+                seen += [pair async for pair in walk]
+                assert len(seen) == len(some)
+                assert dict(seen) == some
+
+
+async def test_a_cancelled_put_many_keeps_no_memory_aside(autojump_clock: trio.testing.MockClock) -> None:
+    async with dht_in_memory() as dht_nodes, DhtClient(dht_nodes.addresses, connect=dht_nodes.connect) as dht:
+        budget = dht_nodes.nodes[0].budget
+        steps = 0
+        while await cancelled_after(steps, lambda: dht.put_many("a", MANY)):
+            await dht.ping()  # what was sent is carried out
+            count, size = await dht.size()
+            assert budget.used == size + RECORD_OVERHEAD_BYTES * count, f"cancelled after {steps} steps"
+            steps += 1
+
+
+# The network at its worst: transports that delay and lose what real ones may delay and lose.
+
+
+class Lossy:
+    """A connection in memory that stops to carry something."""
+
+    def __init__(self, transport: Transport, *, greets_only: bool = False) -> None:
+        self._transport = transport
+        self._greets_only = greets_only
+        """What the client sends after the hellos is lost."""
+        self._lost = False
+        self.all_at_once = False
+        """What the node sends arrives together, at the end of the connection."""
+
+    def send_now(self, data: bytes) -> int:
+        return len(data) if self._lost else self._transport.send_now(data)
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self._lost:
+            await self._transport.send_all(data)
+
+    async def receive(self) -> memoryview:
+        data = await self._transport.receive()
+        while self.all_at_once and (more := await self._transport.receive()):
+            data = memoryview(bytes(data) + bytes(more))
+        self._lost = self._greets_only
+        return data
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+async def test_a_timeout_counts_from_the_call(autojump_clock: trio.testing.MockClock) -> None:
+    """Also where most of it has passed until there was a connection."""
+    async with dht_in_memory() as dht_nodes:
+
+        async def connect(address: Address) -> Lossy:
+            await trio.sleep(4)
+            return Lossy(await dht_nodes.connect(address), greets_only=True)
+
+        async with DhtClient(dht_nodes.addresses, connect=connect, timeout=5) as dht:
+            for _ in range(2):
+                begun = trio.current_time()
+                with pytest.raises(RequestTimeout):
+                    await dht.get("a", "key")
+                assert 4.9 < trio.current_time() - begun < 5.1
+
+
+async def test_timeouts_of_requests_that_began_one_after_another(autojump_clock: trio.testing.MockClock) -> None:
+    async with dht_in_memory() as dht_nodes:
+
+        async def connect(address: Address) -> Lossy:
+            return Lossy(await dht_nodes.connect(address), greets_only=True)
+
+        async def ask(dht: DhtClient) -> None:
+            begun = trio.current_time()
+            with pytest.raises(RequestTimeout):
+                await dht.get("a", "key")
+            assert 4.9 < trio.current_time() - begun < 5.1
+
+        async with trio.open_nursery() as nursery, DhtClient(dht_nodes.addresses, connect=connect, timeout=5) as dht:
+            await dht.ready()
+            for _ in range(20):
+                await trio.sleep(0.7)
+                nursery.start_soon(ask, dht)
+            await trio.sleep(10)
+
+
+async def test_an_answer_right_before_the_end_of_the_connection_counts(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The node answers, and then closes the connection with a notice; both arrive in one piece."""
+    transports: list[Lossy] = []
+    async with dht_in_memory() as dht_nodes:
+
+        async def connect(address: Address) -> Lossy:
+            transports.append(Lossy(await dht_nodes.connect(address)))
+            return transports[-1]
+
+        async with DhtClient(dht_nodes.addresses, connect=connect) as dht:
+            await dht.put("a", "key", b"value")
+            transports[0].all_at_once = True
+            removed: list[bool] = []
+
+            async def remove() -> None:
+                removed.append(await dht.remove("a", "key"))
+
+            with trio.fail_after(60):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(remove)
+                    await trio.testing.wait_all_tasks_blocked()
+                    transports[0].send_now(b"this is no frame")
+            assert removed == [True]
+            assert await dht.get("a", "key") is None
+
+
+def test_memory_transport_is_closed_by_either_side() -> None:
+    async def main() -> None:
+        async with dht_in_memory() as dht_nodes:
+            transport: Any = await dht_nodes.connect(parse_address(dht_nodes.addresses[0]))
+            assert isinstance(transport, MemoryTransport)
+            await transport.send_all(b"no hello at all")
+            assert b"frame" in bytes(await transport.receive())
+            assert bytes(await transport.receive()) == b""
+            with pytest.raises(OSError, match="closed"):
+                transport.send_now(b"x")
+            with pytest.raises(OSError, match="closed"):
+                await transport.send_all(b"x")
+            transport.close()
+            with pytest.raises(OSError, match="closed"):
+                await transport.receive()
+            with pytest.raises(ConnectionRefusedError):
+                await dht_nodes.connect(Address("elsewhere", 1))
+
+    trio.run(main)
