@@ -32,6 +32,7 @@ CHUNK = 16  # single requests between two looks at the clock
 WARM_UP_S = 0.1
 TIMEOUT_S = 30.0  # of one request; nothing here may fail because the machine is busy
 PROBER_PRIORITY = 10
+PERCENTILES = (50, 99, 99.9)
 
 Item = TypeVar("Item")
 Records = dict[bytes, bytes]
@@ -56,6 +57,8 @@ class Job:
     """Batches of random keys instead of consecutive ones."""
     tasks: int = 1
     backend: str = "trio"
+    single_connection: bool = False
+    """redis-py without its pool of connections (single_connection_client)."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -82,11 +85,20 @@ def write_keys(path: Path, records: int) -> None:
 class Store(Protocol):
     """What a blocking client can do."""
 
-    put: Callable[[bytes, bytes], object]
-    get: Callable[[bytes], object]
-    put_many: Callable[[Records], object]
-    get_many: Callable[[list[bytes]], Any]
-    get_all: Callable[[], Iterator[tuple[bytes, bytes]]]
+    @property
+    def put(self) -> Callable[[bytes, bytes], object]: ...
+
+    @property
+    def get(self) -> Callable[[bytes], object]: ...
+
+    @property
+    def put_many(self) -> Callable[[Records], object]: ...
+
+    @property
+    def get_many(self) -> Callable[[list[bytes]], Any]: ...
+
+    @property
+    def get_all(self) -> Callable[[], Iterator[tuple[bytes, bytes]]]: ...
 
     def cut(self, keys: list[bytes]) -> list[list[bytes]]:
         """A batch in parts as large as they are given to put_many and get_many."""
@@ -116,10 +128,10 @@ class SwarmStore:
 
 
 class RedisStore:
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, single_connection: bool) -> None:
         import redis
 
-        self._client = redis.Redis("127.0.0.1", port)
+        self._client = redis.Redis("127.0.0.1", port, single_connection_client=single_connection)
         self.put: Any = self._client.set
         self.get: Any = self._client.get
         self.put_many: Any = self._client.mset
@@ -140,7 +152,7 @@ class RedisStore:
 
 
 def open_store(job: Job) -> Store:
-    store: Store = SwarmStore(job.port) if job.system == "ours" else RedisStore(job.port)
+    store: Store = SwarmStore(job.port) if job.system == "ours" else RedisStore(job.port, job.single_connection)
     store.get(bytes(KEY_BYTES))  # connects
     return store
 
@@ -162,7 +174,7 @@ async def open_async_store(job: Job) -> AsyncIterator[AsyncStore]:
         from redis.asyncio import Redis
 
         async with Redis(host="127.0.0.1", port=job.port) as redis:
-            yield AsyncStore(redis.set, redis.get)  # type: ignore[arg-type]
+            yield AsyncStore(redis.set, redis.get)
 
 
 # The works.
@@ -182,7 +194,8 @@ def one_at_a_time(job: Job) -> dict[str, float]:
             assert get(key)
 
     figures = {}
-    for name, action, items in (("put", puts, records), ("get", gets, keys)):
+    works: list[tuple[str, Any, list[Any]]] = [("put", puts, records), ("get", gets, keys)]
+    for name, action, items in works:
         chunks = list(cut(items, CHUNK))
         repeat(action, chunks, WARM_UP_S)
         freeze()
@@ -225,7 +238,8 @@ async def _tasks(job: Job) -> dict[str, float]:
             for key in chunk:
                 assert await get(key)
 
-        for name, action, items in (("put", puts, records), ("get", gets, keys)):
+        works: list[tuple[str, Any, list[Any]]] = [("put", puts, records), ("get", gets, keys)]
+        for name, action, items in works:
             chunks = list(cut(items, CHUNK))
             await repeat_in_tasks(action, chunks, WARM_UP_S, job.tasks)
             freeze()
@@ -323,7 +337,8 @@ def get_all(job: Job) -> dict[str, float]:
 
 
 def probe(job: Job) -> dict[str, float]:
-    """Gets one record after another until it is told, in a line on standard input, which span of time to report.
+    """Gets one record after another until it is told, in a line on standard input, which span of time to report. Times
+    are in ms.
 
     Runs at real-time priority where that is allowed, so that it need not wait for the other client on its core: what
     it waits for then is the server, and the machine.
@@ -333,7 +348,7 @@ def probe(job: Job) -> dict[str, float]:
     store.put_many(dict(zip(keys, make_values(), strict=True)))
     told: list[str] = []
     threading.Thread(target=lambda: told.append(sys.stdin.readline()), daemon=True).start()
-    priority = raise_priority()
+    raise_priority()
     freeze()
     gc.disable()
     get, clock = store.get, time.monotonic_ns
@@ -355,15 +370,12 @@ def probe(job: Job) -> dict[str, float]:
     begin_ns, end_ns = map(int, told[0].split())
     times = [end - begin for begin, end in pairwise(ends) if end >= begin_ns and begin <= end_ns]
     times.sort()
-    return {
-        "longest_ms": times[-1] / 1e6,
-        "p999_ms": times[len(times) * 999 // 1000] / 1e6,
-        "gets": len(times),
-        "real_time": priority,
-    }
+    figures = {"gets": len(times), "longest": times[-1] / 1e6}
+    return figures | {f"{share:g}%": times[int(len(times) * share / 100)] / 1e6 for share in PERCENTILES}
 
 
 def raise_priority() -> bool:
+    """Whether it is allowed."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PROBER_PRIORITY))
     except PermissionError:

@@ -45,6 +45,8 @@ LARGE = 100_000  # records of a batch that a client cuts into parts
 PAUSE_MS_MAX = 10.0
 BENCHMARK_KEYS = 100_000  # of redis-benchmark, few enough that its gets find what its sets wrote
 TABLE_WIDTH = 180  # where standard output is no terminal
+LOOK_AROUND_S = 1.0  # for whether others use the machine
+OTHERS_MAX = 0.05  # of the machine's time, that others may use without being complained about
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,13 @@ class Settings:
     idle_s: float
     """How long the prober looks at servers that nobody else uses."""
     loadgen_requests: int
-    """For 1 in flight; with 16 it is ten times as many."""
+    """For 1 in flight; with 16 it is ten times as many, with a frame for each twice."""
 
     def shows(self, row: Row) -> bool:
         return not self.only or any(row.name.casefold().startswith(prefix.casefold()) for prefix in self.only)
 
 
-COMPLETE = Settings(5, 1_000_000, (), single_s=1.0, idle_s=1.5, loadgen_requests=120_000)
+COMPLETE = Settings(5, 1_000_000, (), single_s=1.0, idle_s=1.5, loadgen_requests=100_000)
 QUICK = Settings(2, 100_000, (), single_s=0.25, idle_s=0.5, loadgen_requests=20_000)
 
 
@@ -89,14 +91,14 @@ class Round:
         self.note(get, system, figures["get"])
 
     def job(self, system: System, work: str, **options: Any) -> Job:
-        settings = {"keys": str(self._keys), "seconds": self.settings.single_s} | options
+        settings: dict[str, Any] = {"keys": str(self._keys), "seconds": self.settings.single_s} | options
         return Job(work, system, self.servers[system].port, **settings)
 
     def client(self, system: System, work: str, *, core: int = CLIENT_CORE, **options: Any) -> dict[str, float]:
         return self.processes.client(self.job(system, work, **options), core)
 
-    def probe(self, system: System, work: str, rows: tuple[Row, Row], **options: Any) -> None:
-        """The longest and the 99.9th percentile of the times of another client's gets, while a client does its work."""
+    def probe(self, system: System, work: str, row: Row, **options: Any) -> None:
+        """The times of another client's gets, while a client does its work, or nothing does."""
         with self.processes.prober(self.job(system, "probe")) as prober:
             if work:
                 figures = self.client(system, work, **options)
@@ -105,17 +107,18 @@ class Round:
                 begin_ns = time.monotonic_ns()
                 time.sleep(self.settings.idle_s)
                 seen = prober.finish(begin_ns, time.monotonic_ns())
-        self.note(rows[0], system, seen["longest_ms"])
-        self.note(rows[1], system, seen["p999_ms"])
+        self.note(row, system, seen.pop("longest"))
+        for name, value in seen.items():
+            self.note(row, f"{system} {name}", value)
 
-    def load(self, system: str, operation: str, pipeline: int, *options: str) -> dict[str, Any]:
+    def load(self, system: str, operation: str, pipeline: int, times: int, *options: str) -> dict[str, Any]:
         """Runs the load generator against ours, redis or echo."""
         protocol, port = {
             "ours": ("swarm", self.servers["ours"].port),
             "redis": ("redis", self.servers["redis"].port),
             "echo": ("echo", None),
         }[system]
-        requests = self.settings.loadgen_requests * (10 if pipeline > 1 else 1)
+        requests = self.settings.loadgen_requests * times
         return self.processes.loadgen(
             self._loadgen,
             protocol,
@@ -159,7 +162,9 @@ BATCH_PEERS = ("redis-py, MSET of 1,000", "redis-py, MGET of 1,000")
 ASYNC_PEERS = ("redis.asyncio, SET", "redis.asyncio, GET")
 TASKS_PEERS = ("redis.asyncio, 50 tasks, SET", "redis.asyncio, 50 tasks, GET")
 
+SINGLE_CONNECTION_PEERS = ("redis-py without pool, SET", "redis-py without pool, GET")
 ONE_AT_A_TIME = put_get_rows("blocking: {}, one at a time, same core", SINGLE_PEERS, (1.2, 1.2))
+ONE_AT_A_TIME_WITHOUT_POOL = put_get_rows("blocking: {}, one at a time, same core, no pool", SINGLE_CONNECTION_PEERS)
 BATCHES = put_get_rows("blocking: {}_many of 1,000", BATCH_PEERS, (2, 1.5))
 SHUFFLED = put_get_rows("blocking: {}_many of 1,000 random keys", BATCH_PEERS)
 LARGE_BATCHES = put_get_rows("blocking: {}_many of 100,000", BATCH_PEERS, (3, 2))
@@ -170,41 +175,30 @@ FIFTY_TASKS = put_get_rows("trio: {}, 50 tasks", TASKS_PEERS, (4, 4))
 FIFTY_TASKS_ASYNCIO = put_get_rows("asyncio: {}, 50 tasks", TASKS_PEERS)
 
 
-def node_rows(name: str, wanted: float | None) -> tuple[Row, Row]:
-    return put_get_rows(
-        f"node: {{}}, 50 connections, {name}", ("redis-server, SET", "redis-server, GET"), wanted and (wanted, wanted)
-    )
-
-
-IN_FLIGHT_1 = node_rows("1 in flight", 0.7)
-IN_FLIGHT_16 = node_rows("16 in flight", 0.4)
-IN_FLIGHT_16_FRAMES = node_rows("16 in flight, a frame each", None)
+NODE_PEERS = ("redis-server, SET", "redis-server, GET")
+IN_FLIGHT_1 = put_get_rows("node: {}, 50 connections, 1 in flight", NODE_PEERS, (0.7, 0.7))
+IN_FLIGHT_16 = put_get_rows("node: {}, 50 connections, 16 in flight", NODE_PEERS, (0.4, 0.4))
+IN_FLIGHT_16_FRAMES = put_get_rows("node: {}, 50 connections, 16 in flight, a frame each", NODE_PEERS)
 
 MEMORY = Row("memory: a record", "B", "redis-server", at_most(1.3))
 MEMORY_LARGE = Row("memory: a record, put 100,000 at a time", "B", "redis-server")
 
 
-def pause_rows(what: str, peer: str, *, limited: bool = True) -> tuple[Row, Row]:
-    return (
-        Row(f"pause: longest, {what}", "ms", peer, Wanted("ours at most", PAUSE_MS_MAX) if limited else None),
-        Row(f"pause: 99.9%, {what}", "ms", peer),
-    )
+PAUSE_LIMIT = Wanted("ours at most", PAUSE_MS_MAX)
+PAUSE_GET_ALL = Row("pause: longest, get_all", "ms", "SCAN + MGET of 1,000", PAUSE_LIMIT)
+PAUSE_INSERT = Row("pause: longest, put_many of 1,000 inserts", "ms", "MSET of 1,000", PAUSE_LIMIT)
+PAUSE_INSERT_LARGE = Row("pause: longest, put_many of 100,000 inserts", "ms", "MSET of 1,000", PAUSE_LIMIT)
+PAUSE_IDLE = Row("pause: longest, nobody else", "ms", "nobody else")
 
 
-PAUSE_GET_ALL = pause_rows("get_all", "SCAN + MGET of 1,000")
-PAUSE_INSERT = pause_rows("put_many of 1,000 inserts", "MSET of 1,000")
-PAUSE_INSERT_LARGE = pause_rows("put_many of 100,000 inserts", "MSET of 1,000")
-PAUSE_IDLE = pause_rows("nobody else", "nobody else", limited=False)
-
-
-def fill(memory: Row, pauses: tuple[Row, Row], batch: int) -> Measurement:
+def fill(memory: Row, pause: Row, batch: int) -> Measurement:
     def measure(this: Round, system: System) -> None:
         server = this.servers[system]
         empty = server.private_bytes()
-        this.probe(system, "insert", pauses, batch=batch)
+        this.probe(system, "insert", pause, batch=batch)
         this.note(memory, system, (server.private_bytes() - empty) / this.settings.records)
 
-    return Measurement((memory, *pauses), measure)
+    return Measurement((memory, pause), measure)
 
 
 def batches(rows: tuple[Row, Row], **options: Any) -> Measurement:
@@ -215,7 +209,12 @@ def batches(rows: tuple[Row, Row], **options: Any) -> Measurement:
 
 
 def one_at_a_time(this: Round, system: System) -> None:
-    this.note_put_get(system, this.client(system, "one at a time", core=SERVER_CORE), *ONE_AT_A_TIME)
+    """Ours has one connection to a node, and no pool that could be left out: one figure for both rows."""
+    figures = this.client(system, "one at a time", core=SERVER_CORE)
+    this.note_put_get(system, figures, *ONE_AT_A_TIME)
+    if system == "redis":
+        figures = this.client(system, "one at a time", core=SERVER_CORE, single_connection=True)
+    this.note_put_get(system, figures, *ONE_AT_A_TIME_WITHOUT_POOL)
 
 
 def read_all(this: Round, system: System) -> None:
@@ -239,15 +238,15 @@ def fifty_tasks(this: Round, system: System) -> None:
     this.note_put_get(system, figures, *FIFTY_TASKS)
 
 
-def pauses(rows: tuple[Row, Row], work: str) -> Measurement:
-    return Measurement(rows, lambda this, system: this.probe(system, work, rows))
+def pause(row: Row, work: str) -> Measurement:
+    return Measurement((row,), lambda this, system: this.probe(system, work, row))
 
 
 def node(row: Row, operation: str, pipeline: int) -> Measurement:
     """The load generator against node, Redis, and its own echo server, which shows what it could drive."""
 
     def measure(this: Round, system: str) -> None:
-        figures = this.load(system, operation, pipeline)
+        figures = this.load(system, operation, pipeline, 10 if pipeline > 1 else 1)
         this.note(row, system, figures["requests_per_s"])
         this.note(row, f"{system} busy", figures["busy"])
 
@@ -258,7 +257,7 @@ def node_frames(row: Row, operation: str) -> Measurement:
     """A frame for each request, as 16 programs behind one connection would send them."""
 
     def measure(this: Round, system: str) -> None:
-        figures = this.load(system, operation, 16, *(["--frame-each"] if system == "ours" else []))
+        figures = this.load(system, operation, 16, 2, *(["--frame-each"] if system == "ours" else []))
         this.note(row, system, figures["requests_per_s"])
         this.note(row, f"{system} busy", figures["busy"])
 
@@ -293,7 +292,7 @@ PHASES = (
     Phase(
         fill(MEMORY, PAUSE_INSERT, REDIS_BATCH),
         (
-            Measurement(ONE_AT_A_TIME, one_at_a_time),
+            Measurement((*ONE_AT_A_TIME, *ONE_AT_A_TIME_WITHOUT_POOL), one_at_a_time),
             batches(BATCHES),
             batches(SHUFFLED, shuffled=True),
             batches(LARGE_BATCHES, batch=LARGE),
@@ -307,8 +306,8 @@ PHASES = (
             node(IN_FLIGHT_16[1], "get", 16),
             node_frames(IN_FLIGHT_16_FRAMES[0], "put"),
             node_frames(IN_FLIGHT_16_FRAMES[1], "get"),
-            pauses(PAUSE_GET_ALL, "get all"),
-            pauses(PAUSE_IDLE, ""),
+            pause(PAUSE_GET_ALL, "get all"),
+            pause(PAUSE_IDLE, ""),
         ),
     ),
     Phase(
@@ -318,11 +317,11 @@ PHASES = (
 )
 
 ROWS = (
-    *(*ONE_AT_A_TIME, *BATCHES, *SHUFFLED, *LARGE_BATCHES, GET_ALL),
+    *(*ONE_AT_A_TIME, *ONE_AT_A_TIME_WITHOUT_POOL, *BATCHES, *SHUFFLED, *LARGE_BATCHES, GET_ALL),
     *(*ONE_TASK, *ONE_TASK_SAME_CORE, *FIFTY_TASKS, *FIFTY_TASKS_ASYNCIO),
     *(*IN_FLIGHT_1, *IN_FLIGHT_16, *IN_FLIGHT_16_FRAMES),
     *(MEMORY, MEMORY_LARGE),
-    *(*PAUSE_GET_ALL, *PAUSE_INSERT, *PAUSE_INSERT_LARGE, *PAUSE_IDLE),
+    *(PAUSE_GET_ALL, PAUSE_INSERT, PAUSE_INSERT_LARGE, PAUSE_IDLE),
 )
 
 
@@ -376,14 +375,25 @@ def measure(settings: Settings) -> Values:
     return values
 
 
-def describe(settings: Settings, busy: bool) -> dict[str, str]:
+def warn_of_others() -> None:
+    neighbours = machine.Neighbours()
+    time.sleep(LOOK_AROUND_S)
+    if sum(neighbours.shares()) > OTHERS_MAX:
+        print(f"The machine is not idle, figures may be wrong: {neighbours.describe()}", file=sys.stderr)
+
+
+def describe(settings: Settings, neighbours: machine.Neighbours) -> dict[str, str]:
     return machine.describe() | {
         "settings": f"{settings.records:,} records, keys of {KEY_BYTES} bytes, values of {VALUE_BYTES}; "
         f"medians of {settings.rounds} rounds",
+        "the clients' settings": "their defaults, but for a timeout of 30 s of ours",
         "Redis' settings": " ".join(each or '""' for each in REDIS_SETTINGS) + ", else its defaults",
         "the node's settings": "its defaults",
         "pinning": f"servers on core {SERVER_CORE}, clients on core {CLIENT_CORE}; same core: both on {SERVER_CORE}",
-        "machine at the start": "in use by others: figures may be wrong" if busy else "idle",
+        "the prober's priority": "real time"
+        if machine.real_time_allowed()
+        else "normal, real time is not allowed here",
+        "the machine meanwhile": neighbours.describe(),
     }
 
 
@@ -419,12 +429,14 @@ def main(
     rows = [row for row in ROWS if settings.shows(row)]
     if not rows:
         raise click.UsageError("no row begins so; they are:\n  " + "\n  ".join(row.name for row in ROWS))
-    facts = describe(settings, machine.is_busy())
     try:
         check_cores()
+        warn_of_others()
+        neighbours = machine.Neighbours()
         values = measure(settings)
     except BenchError as error:
         raise click.ClickException(str(error)) from error
+    facts = describe(settings, neighbours)
     report = Report(facts, [judge(row, values[row.name]) for row in rows], values)
     report.print(Console(width=None if sys.stdout.isatty() else TABLE_WIDTH))
     report.write_json(json_file or (RESULTS if complete else RESULTS_PARTIAL))

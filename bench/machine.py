@@ -4,8 +4,11 @@ import os
 import platform
 import re
 import subprocess
+import time
 from importlib.metadata import version
 from pathlib import Path
+
+from bench.client import PROBER_PRIORITY
 
 PACKAGES = ["swarm", "trio", "anyio", "msgpack", "xxhash", "lz4", "redis", "hiredis"]
 
@@ -21,9 +24,43 @@ def describe() -> dict[str, str]:
     }
 
 
-def is_busy() -> bool:
-    """Whether others use the machine, by the load of the last minute."""
-    return os.getloadavg()[0] > 0.5
+class Neighbours:
+    """How much of the machine others used from its making on: what else runs on it, and what its host took away."""
+
+    def __init__(self) -> None:
+        self._begun = _Times()
+
+    def shares(self) -> tuple[float, float]:
+        """Of the time of all cores, 1 being all: used by other processes, taken by the host. Children that have not
+        ended yet count as others."""
+        now, begun = _Times(), self._begun
+        whole_s = max(now.clock_s - begun.clock_s, 0.01) * (os.cpu_count() or 1)
+        others_s = (now.used_s - begun.used_s) - (now.own_s - begun.own_s)
+        return max(others_s, 0.0) / whole_s, (now.stolen_s - begun.stolen_s) / whole_s
+
+    def describe(self) -> str:
+        used, stolen = self.shares()
+        return f"{used:.1%} of its time used by other processes, {stolen:.1%} taken by its host"
+
+
+class _Times:
+    """Seconds since some time: of the clock; of all cores in use; of this process and its ended children; stolen."""
+
+    def __init__(self) -> None:
+        user, nice, system, _idle, _iowait, irq, softirq, stolen = (
+            int(ticks) / os.sysconf("SC_CLK_TCK")
+            for ticks in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+        )
+        own = os.times()
+        self.clock_s = time.monotonic()
+        self.used_s = user + nice + system + irq + softirq
+        self.own_s = own.user + own.system + own.children_user + own.children_system
+        self.stolen_s = stolen
+
+
+def real_time_allowed() -> bool:
+    """Whether the prober may raise its priority."""
+    return subprocess.run(["chrt", "-f", str(PROBER_PRIORITY), "true"], capture_output=True).returncode == 0
 
 
 def _cpu_model() -> str:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from bench.client import PERCENTILES
+
 Values = dict[str, dict[str, list[float]]]
 """By the row's name and the series, a value for each round. Series: "ours", "redis", and others of a row's own."""
 
@@ -107,7 +109,14 @@ class Report:
     results: list[Result]
     values: Values
 
-    def load_cells(self) -> list[list[str]]:
+    def tables(self) -> list[tuple[list[str], list[list[str]], set[int]]]:
+        """Headings, rows, and the columns that are aligned left, of each table that has rows."""
+        results = [result.cells() for result in self.results]
+        tables = [(HEADINGS, results, LEFT), (LOAD_HEADINGS, self._load_cells(), {0})]
+        tables.append((PAUSE_HEADINGS, self._pause_cells(), {0}))
+        return [table for table in tables if table[1]]
+
+    def _load_cells(self) -> list[list[str]]:
         """The load generator's own figures, of every row that it has measured."""
         return [
             [
@@ -124,14 +133,33 @@ class Report:
             if "ours busy" in series
         ]
 
+    def _pause_cells(self) -> list[list[str]]:
+        """How the times of the prober's gets are spread."""
+        return [
+            [
+                name.removeprefix("pause: longest, "),
+                *(
+                    cell
+                    for system in ("ours", "redis")
+                    for cell in (
+                        f"{median(series[f'{system} gets']):,.0f}",
+                        *(amount(median(series[f"{system} {share:g}%"]), "ms") for share in PERCENTILES),
+                        amount(median(series[system]), "ms"),
+                        amount(max(series[system]), "ms"),
+                    )
+                ),
+            ]
+            for name, series in self.values.items()
+            if "ours gets" in series
+        ]
+
     def print(self, console: Console) -> None:
         facts = Table(show_header=False, box=None)
         for name, value in self.facts.items():
             facts.add_row(name, value)
         console.print(facts)
-        console.print(_rich_table(HEADINGS, [result.cells() for result in self.results], LEFT))
-        if cells := self.load_cells():
-            console.print(_rich_table(LOAD_HEADINGS, cells, {0}))
+        for table in self.tables():
+            console.print(_rich_table(*table))
         console.print(self.summary())
 
     def summary(self) -> str:
@@ -139,14 +167,8 @@ class Report:
         return f"{sum(met)} of {len(met)} wanted figures are met."
 
     def markdown(self) -> str:
-        parts = [
-            "\n".join(f"- {name}: {value}" for name, value in self.facts.items()),
-            _markdown_table(HEADINGS, [result.cells() for result in self.results], LEFT),
-            self.summary(),
-        ]
-        if cells := self.load_cells():
-            parts.append(_markdown_table(LOAD_HEADINGS, cells, {0}))
-        return "\n\n".join(parts) + "\n"
+        facts = "\n".join(f"- {name}: {value}" for name, value in self.facts.items())
+        return "\n\n".join([facts, self.summary(), *(_markdown_table(*table) for table in self.tables())]) + "\n"
 
     def write_readme(self, readme: Path) -> None:
         """Puts the tables between the marks in this file."""
@@ -174,6 +196,14 @@ LOAD_HEADINGS = [
     "ceiling (echo)",
     "ceiling ÷ ours",
     "redis-benchmark, Redis",
+]
+PAUSE_HEADINGS = [
+    "another client's gets",
+    *(
+        f"{system} {name}"
+        for system in ("ours:", "Redis:")
+        for name in ("gets", "50%", "99%", "99.9%", "longest", "of all")
+    ),
 ]
 
 

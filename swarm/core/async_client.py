@@ -75,9 +75,10 @@ class AsyncClient:
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
         try:
-            return await self._tasks.__aexit__(kind, error, traceback)
+            await self._tasks.__aexit__(None, None, None)  # the program's own error goes on as it is, in no group
         finally:
             self._tasks = self._loop = None
+        return None
 
     async def ready(self) -> None:
         """Waits until every node is connected. NodeUnreachable after the timeout."""
@@ -205,7 +206,7 @@ class _CallsInFlight:
     async def run(self, node: int) -> None:
         """Carries out those for one node."""
         connection = self._client._connections[node]
-        in_flight: deque[tuple[int, Waiter]] = deque()
+        in_flight: deque[tuple[int, Waiter, float]] = deque()
         size = 0
         try:
             for position, call in enumerate(self._calls):
@@ -221,23 +222,30 @@ class _CallsInFlight:
                     await self._client._wait_ready(connection, deadline, call.request)
                 waiter = self._loop.waiter(deadline)
                 connection.submit(call.request, call.arguments, waiter)
-                in_flight.append((position, waiter))
+                in_flight.append((position, waiter, time.perf_counter()))
+                statistics = self._client._statistics_of(call.request)
+                statistics.in_flight += 1
                 size += call.size
             while in_flight:
                 await self._finish(connection, *in_flight.popleft())
         except SwarmError as error:
             self.errors.append(error)
         finally:
-            for _, waiter in in_flight:
+            for position, waiter, _ in in_flight:
                 connection.forget(waiter)
+                self._client._statistics_of(self._calls[position].request).in_flight -= 1
 
-    async def _finish(self, connection: Connection, position: int, waiter: Waiter) -> None:
+    async def _finish(self, connection: Connection, position: int, waiter: Waiter, begun: float) -> None:
         call = self._calls[position]
+        statistics = self._client._statistics_of(call.request)
         try:
             await waiter.wait()
         except BaseException:
             connection.forget(waiter)
             raise
+        finally:
+            statistics.in_flight -= 1
+            statistics.record(1, time.perf_counter() - begun)
         try:
             if waiter.error is None:
                 self.results[position] = result_of(call, connection.name, waiter.status, waiter.result)
@@ -246,6 +254,7 @@ class _CallsInFlight:
             else:
                 raise describe(waiter.error, call.request, connection.name)
         except SwarmError as error:
+            statistics.failed += 1
             self.errors.append(error)
 
 

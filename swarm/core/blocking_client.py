@@ -54,7 +54,8 @@ class Connection:
         self._poll = select.poll()
         self._buffer = bytearray(limits.RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
-        self._not_before = 0.0
+        self.next_attempt = 0.0
+        """Not before then (time.monotonic)."""
         self._backoff = limits.BACKOFF_FIRST_S
 
     @property
@@ -63,23 +64,33 @@ class Connection:
 
     def connect(self, deadline: float) -> NodeHello:
         """Tries until it is connected; NodeUnreachable at the deadline (time.monotonic)."""
-        while True:
+        while (hello := self.attempt(deadline)) is None:
             now = time.monotonic()
-            try:
-                if now < self._not_before:
-                    time.sleep(min(self._not_before, deadline) - now if deadline > now else 0)
-                return self._connect_once(deadline)
-            except (OSError, SwarmError) as error:
-                self.close()
-                self.last_error = error
-                self._not_before = time.monotonic() + self._backoff
-                self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
-                if self._not_before > deadline:
-                    unreachable = NodeUnreachable(
-                        f"it was not reached within {self._timeout_s:g} s ({error}); nothing was sent"
-                    )
-                    unreachable.node = self.name
-                    raise unreachable from error
+            if self.next_attempt > deadline:
+                raise self.unreachable()
+            time.sleep(max(self.next_attempt - now, 0))
+        return hello
+
+    def attempt(self, deadline: float) -> NodeHello | None:
+        """Tries once to connect, if it is time to; None if it did not succeed."""
+        if time.monotonic() < self.next_attempt:
+            return None
+        try:
+            return self._connect_once(deadline)
+        except (OSError, SwarmError) as error:
+            self.close()
+            self.last_error = error
+            self.next_attempt = time.monotonic() + self._backoff
+            self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
+            return None
+
+    def unreachable(self) -> NodeUnreachable:
+        error = NodeUnreachable(
+            f"it was not reached within {self._timeout_s:g} s ({self.last_error}); nothing was sent"
+        )
+        error.node = self.name
+        error.__cause__ = self.last_error
+        return error
 
     def _connect_once(self, deadline: float) -> NodeHello:
         timeout_s = max(deadline - time.monotonic(), 0.01)
@@ -279,7 +290,7 @@ class BlockingClient:
                             result = self._call(step, deadline)
                         elif step is WAIT_FOR_NODES:
                             result = None
-                            self._reach_all(deadline)
+                            self._reach_another(deadline)
                         else:
                             result = self._call_all(step)
                     except SwarmError as error:
@@ -289,19 +300,26 @@ class BlockingClient:
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]
 
-    def _reach_all(self, deadline: float) -> None:
-        """Connects to the nodes that were not reached yet; fails only if there is none."""
+    def _reach_another(self, deadline: float) -> None:
+        """Connects to nodes that were not reached yet, at least to one."""
         missing = [number for number, connection in enumerate(self._connections) if not connection.ready]
         if not missing:
             raise NodeUnreachable("no node is responsible for the key: the nodes' hash ranges have a gap")
-        for number in missing:
-            self._connected(number, deadline)
+        while True:
+            hellos = [(number, self._connections[number].attempt(deadline)) for number in missing]
+            for number, hello in hellos:
+                if hello is not None:
+                    self._learn(number, hello)
+            if any(hello is not None for _, hello in hellos):
+                return
+            next_attempt = min(self._connections[number].next_attempt for number in missing)
+            if next_attempt > deadline:
+                raise self._connections[missing[0]].unreachable()
+            time.sleep(max(next_attempt - time.monotonic(), 0))
 
     def _call(self, call: Call, deadline: float) -> Any:
         """The result of one request. It is sent again where the connection broke and it may be repeated."""
-        statistics = self._statistics.get(call.request.code)
-        if statistics is None:
-            statistics = self._statistics[call.request.code] = RequestStatistics(call.request.name)
+        statistics = self._statistics_of(call.request)
         begun = time.perf_counter()
         try:
             while True:
@@ -326,17 +344,24 @@ class BlockingClient:
         finally:
             statistics.record(1, time.perf_counter() - begun)
 
+    def _statistics_of(self, request: Request) -> RequestStatistics:
+        statistics = self._statistics.get(request.code)
+        if statistics is None:
+            statistics = self._statistics[request.code] = RequestStatistics(request.name)
+        return statistics
+
     def _call_all(self, calls: list[Call]) -> list[Any]:
         """The results of many requests, several in flight at every node; raises the first error once all that were
         sent are answered."""
         results: list[Any] = [None] * len(calls)
         errors: list[SwarmError] = []
-        in_flight: dict[int, deque[tuple[int, _Waiter]]] = {}
+        in_flight: dict[int, deque[tuple[int, _Waiter, float]]] = {}
         sizes: dict[int, int] = {}
 
         def finish(number: int) -> None:
-            position, waiter = in_flight[number].popleft()
+            position, waiter, begun = in_flight[number].popleft()
             call = calls[position]
+            statistics = self._statistics_of(call.request)
             sizes[number] -= call.size
             deadline = time.monotonic() + self._timeout_s
             connection = self._connections[number]
@@ -351,7 +376,10 @@ class BlockingClient:
                     results[position] = result_of(call, connection.name, waiter.status, waiter.result)
             except SwarmError as error:
                 connection.forget(waiter)
+                statistics.failed += 1
                 errors.append(describe(error, call.request, connection.name))
+            finally:
+                statistics.record(1, time.perf_counter() - begun)
 
         try:
             for position, call in enumerate(calls):
@@ -364,7 +392,8 @@ class BlockingClient:
                 deadline = time.monotonic() + self._timeout_s
                 try:
                     connection = self._connected(call.node, deadline, call.request)
-                    queue.append((position, connection.submit(call.request, call.arguments, deadline)))
+                    waiter = connection.submit(call.request, call.arguments, deadline)
+                    queue.append((position, waiter, time.perf_counter()))
                     sizes[call.node] += call.size
                 except ConnectionLost:
                     results[position] = self._call(call, deadline)
@@ -376,7 +405,7 @@ class BlockingClient:
                     finish(number)
         finally:
             for number, queue in in_flight.items():
-                for _, waiter in queue:
+                for _, waiter, _ in queue:
                     self._connections[number].forget(waiter)
         if errors:
             raise errors[0]

@@ -158,11 +158,12 @@ class Records(Generic[Record]):
     """
 
     def __init__(self, client: DhtClient, request: Request, channel: str, key_prefix: Key, substring: bytes) -> None:
+        self._stream: AsyncStream | None = None
         self._client = client
         self._pairs = request is protocol.GET_ALL
         self._walk = Walk(client._ring, request, channel, key_prefix, substring, CLIENT_STREAM_CREDIT)
-        self._stream: AsyncStream | None = None
         self._records: Any = iter(())
+        self._ended = False
 
     def __aiter__(self) -> AsyncIterator[Record]:
         return self
@@ -195,6 +196,7 @@ class Records(Generic[Record]):
 
     def close(self) -> None:
         """Stops reading."""
+        self._ended = True
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -203,6 +205,9 @@ class Records(Generic[Record]):
         self.close()
 
     async def _next_batch(self) -> Any:
+        if self._ended:
+            return None
+        self._ended = True  # unless a batch comes: what has failed stays ended
         give_up = time.monotonic() + self._client._timeout_s
         while True:
             if self._stream is None:
@@ -220,6 +225,7 @@ class Records(Generic[Record]):
                 continue
             if batch is not None:
                 self._walk.took(batch)
+                self._ended = False
                 return batch
             self._stream = None
             self._walk.node_ended()

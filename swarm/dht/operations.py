@@ -125,7 +125,7 @@ def put_many(ring: Ring, channel: str, records: Pairs) -> Steps[None]:
     """Checks everything before anything is sent. A node's part that takes several requests sends its first alone,
     which makes the node keep memory aside for the others: so it is stored as a whole or not at all."""
     check_channel(channel)
-    records = records if isinstance(records, Mapping) else dict(records)
+    records = records if isinstance(records, Mapping) else _mapping(list(records))
     keys = _encode_keys(list(records))
     values = list(records.values())
     if not keys:
@@ -152,6 +152,17 @@ def put_many(ring: Ring, channel: str, records: Pairs) -> Steps[None]:
     yield first if len(first) > 1 else first[0]
     if rest:
         yield rest
+
+
+def _mapping(pairs: list[tuple[Key, bytes]]) -> dict[Key, bytes]:
+    try:
+        return dict(pairs)
+    except (TypeError, ValueError) as error:
+        for pair in pairs:
+            if not isinstance(pair, Sequence) or len(pair) != 2:
+                raise BadArgument(f"records are a mapping, or pairs of key and value, not {pair!r:.80}") from error
+            encode_key(pair[0])
+        raise
 
 
 def _check_records(ring: Ring, keys: list[bytes], values: list[bytes]) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NoReturn
@@ -334,16 +334,15 @@ class RunningNode:
 async def running_dht(**options: Any) -> AsyncIterator[RunningNode]:
     """A dht node of this process that listens on loopback. options: of make_dht. It must be alive at the end."""
     node = make_dht(**options)
-    sock = listen(Address("127.0.0.1", 0))
-    address = sock.getsockname()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(node.run, [sock])
-        running = RunningNode(node, address)
-        try:
-            yield running
-        finally:
-            await running.close_clients()
-        nursery.cancel_scope.cancel()
+    with closing(listen(Address("127.0.0.1", 0))) as sock:
+        async with trio.open_nursery() as nursery:
+            running = RunningNode(node, sock.getsockname())
+            await nursery.start(node.run, [sock])
+            try:
+                yield running
+            finally:
+                await running.close_clients()
+            nursery.cancel_scope.cancel()
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:

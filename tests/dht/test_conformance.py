@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import swarm.blocking
 import swarm.dht
 from nodes.dht.config import DhtConfig
 from swarm.core.errors import WrongNode
+from swarm.dht import protocol
 from swarm.dht.hash_range import split_evenly
 from swarm.testing import DhtProcess, dht_in_memory, running_dht
 
@@ -125,14 +126,12 @@ async def run_in_memory(row: Row, nodes: int) -> None:
 
         def write_aside(channel: str, key: str, value: bytes | None) -> None:
             for node in dht.nodes:
-                engine = node.channels.create(channel)
-                try:
+                handlers = node.service.handlers
+                with suppress(WrongNode):
                     if value is None:
-                        engine.remove_record(key.encode())
+                        handlers[protocol.REMOVE.code].function(channel, key.encode())
                     else:
-                        engine.put(key.encode(), value)
-                except WrongNode:
-                    continue
+                        handlers[protocol.PUT.code].function(channel, key.encode(), value)
 
         await run(row, Swarm(dht.addresses, "memory-9:1", another, write_aside))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count, islice
+from itertools import count, islice, pairwise
 from typing import Any
 from unittest.mock import patch
 
@@ -18,8 +18,16 @@ from nodes.dht import storage
 from nodes.dht.config import DhtConfig, NodeSection
 from nodes.dht.node import make_node
 from nodes.dht.storage import SLOTS_PER_SHARD_MAX, Batch, DhtChannel
-from swarm.core.errors import BadArgument, BadChannel, BadKey, BatchTooBig, ChannelRemoved, Conflict, OutOfMemory
-from swarm.core.errors import WrongNode as WrongNode
+from swarm.core.errors import (
+    BadArgument,
+    BadChannel,
+    BadKey,
+    BatchTooBig,
+    ChannelRemoved,
+    Conflict,
+    OutOfMemory,
+    WrongNode,
+)
 from swarm.core.limits import BATCH_RECORDS_MAX, KEY_BYTES_MAX, RECORD_OVERHEAD_BYTES
 from swarm.core.storage_channels import MemoryBudget
 from swarm.dht import protocol
@@ -87,7 +95,6 @@ class Reader:
     """Those that existed when it began and were not written since."""
     seen: list[bytes] = field(default_factory=list)
     cursor: bytes = b""
-    ended: bool = False
 
 
 class ChannelMachine(RuleBasedStateMachine):
@@ -98,30 +105,25 @@ class ChannelMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patches = ExitStack()
-        for name, value in (
-            ("SHARD_RECORDS_MAX", 4),
-            ("BATCH_BYTES", 120),
-            ("WALK_RECORDS_MAX", 12),
-            ("REPLY_BYTES_MAX", 300),
-        ):
-            self.patches.enter_context(patch.object(storage, name, value))
         self.readers: list[Reader] = []
         self.model: dict[bytes, bytes] = {}
 
     @initialize(name=st.sampled_from(sorted(RANGES)), few_hashes=st.booleans())
     def begin(self, name: str, few_hashes: bool) -> None:
         self.range = RANGES[name]
-        if few_hashes and len({eight_hashes(b"%d" % n) for n in range(999)} & {*self.hashes_in_range()}) == 0:
-            few_hashes = False  # none of the eight is in this range
-        if few_hashes:
-            self.patches.enter_context(patch.object(storage, "hash_key", eight_hashes))
+        few_hashes = few_hashes and any(number << 61 in self.range for number in range(8))
+        for name, value in (
+            ("SHARD_RECORDS_MAX", 4),
+            ("BATCH_BYTES", 120),
+            ("WALK_RECORDS_MAX", 12),
+            ("REPLY_BYTES_MAX", 300),
+            ("hash_key", eight_hashes if few_hashes else hash_key),
+        ):
+            self.patches.enter_context(patch.object(storage, name, value))
         self.keys = keys_in(self.range, few_hashes)
         self.outside = key_outside(self.range, few_hashes)
         self.budget = MemoryBudget(BUDGET)
         self.channel = DhtChannel(self.range, self.budget)
-
-    def hashes_in_range(self) -> list[int]:
-        return [number << 61 for number in range(8) if number << 61 in self.range]
 
     def touch(self, *keys: bytes) -> None:
         for reader in self.readers:
@@ -257,6 +259,7 @@ class ChannelMachine(RuleBasedStateMachine):
     @rule(reader=walks, steps=st.integers(1, 20))
     def go_on(self, reader: Reader, steps: int) -> None:
         for cursor, keys, values in islice(reader.batches, steps):
+            steps -= 1
             for key, value in zip(keys, values, strict=True):
                 assert self.model[key] == value
                 assert key.startswith(reader.key_prefix)
@@ -264,13 +267,12 @@ class ChannelMachine(RuleBasedStateMachine):
                 assert reader.cursor < place_of(key) <= cursor, "records come in the order of their hashes"
             assert len(set(keys)) == len(keys)
             assert len(keys) < 2 or sum(map(len, keys)) + sum(map(len, values)) <= 120
-            assert reader.cursor < cursor
+            assert reader.cursor <= cursor
             reader.seen += keys
             reader.cursor = cursor
-        if next(self.channel.walk(reader.cursor, b"", b""), None) is None and reader.cursor:
-            reader.ended = True
-            assert reader.untouched <= set(reader.seen)
         assert len(set(reader.seen)) == len(reader.seen), "a record was given twice"
+        if steps:
+            assert reader.untouched <= set(reader.seen), "it has ended and not given everything"
 
     @rule(reader=walks)
     def resume(self, reader: Reader) -> None:
@@ -281,9 +283,14 @@ class ChannelMachine(RuleBasedStateMachine):
         self.channel.remove()
         assert self.budget.used == 0
         for reader in self.readers:
-            if not reader.ended:
-                with pytest.raises(ChannelRemoved):
-                    list(reader.batches)
+            try:
+                assert list(reader.batches) == []
+            except ChannelRemoved:
+                continue
+            assert reader.untouched <= set(reader.seen), "it has ended and not given everything"
+        for reader in self.readers:
+            reader.batches = iter(())
+            reader.untouched.clear()
         self.readers.clear()
         self.model.clear()
         self.channel = DhtChannel(self.range, self.budget)
@@ -301,18 +308,17 @@ class ChannelMachine(RuleBasedStateMachine):
             check_structure(self.channel, self.range)
 
     def teardown(self) -> None:
-        if hasattr(self, "channel"):
-            for reader in self.readers:
-                reader.seen += [key for _, keys, _ in self.channel.walk(reader.cursor, b"", b"") for key in keys]
-                assert reader.untouched <= set(reader.seen)
-                assert len(set(reader.seen)) == len(reader.seen)
-            found = {
-                key: value
-                for _, keys, values in self.channel.walk(b"", b"", b"")
-                for key, value in zip(keys, values, strict=True)
-            }
-            assert found == self.model
-        self.patches.close()
+        with self.patches:
+            if hasattr(self, "channel"):
+                self.check_everything_is_given()
+
+    def check_everything_is_given(self) -> None:
+        for reader in self.readers:
+            reader.seen += [key for _, keys, _ in self.channel.walk(reader.cursor, b"", b"") for key in keys]
+            assert reader.untouched <= set(reader.seen)
+            assert len(set(reader.seen)) == len(reader.seen)
+        batches = self.channel.walk(b"", b"", b"")
+        assert {k: v for _, keys, values in batches for k, v in zip(keys, values, strict=True)} == self.model
 
 
 def place_of(key: bytes) -> bytes:
@@ -320,7 +326,7 @@ def place_of(key: bytes) -> bytes:
 
 
 TestChannel = ChannelMachine.TestCase
-TestChannel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestChannel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
 def filled(count: int, hash_range: HashRange = HashRange(), value: bytes = b"v" * 20) -> DhtChannel:
@@ -340,7 +346,7 @@ def test_shards_of_their_real_size(name: str) -> None:
     batches = list(channel.walk(b"", b"", b""))
     assert sum(len(keys) for _, keys, _ in batches) == channel.records
     hashes = [[hash_key(key) for key in keys] for _, keys, _ in batches if keys]
-    assert all(max(before) < min(after) for before, after in zip(hashes, hashes[1:], strict=False))
+    assert all(max(before) < min(after) for before, after in pairwise(hashes))
 
 
 def test_records_larger_than_a_batch() -> None:
@@ -363,7 +369,7 @@ def test_memory_of_removed_records_is_given_back() -> None:
     check_structure(channel, HashRange())
     assert channel.records == 10
     for shard in channel._shards():
-        assert sys.getsizeof(shard) <= 1024 + 256 * max(len(shard), 1)
+        assert sys.getsizeof(shard) <= 1024 + 512 * max(len(shard), 1)
 
 
 def test_keys_that_share_the_first_bits_of_their_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +380,7 @@ def test_keys_that_share_the_first_bits_of_their_hashes(monkeypatch: pytest.Monk
     for key in alike:
         channel.put(key, b"v")
         check_structure(channel, HashRange())
-    assert len(channel._directory) <= 4 * SLOTS_PER_SHARD_MAX
+    assert len(channel._directory) < 4096
     assert [channel.get(key) for key in alike] == [b"v"] * 100
     for number in range(2000):  # others give the directory the right to grow, and it cuts what it could not
         channel.put(b"other %d" % number, b"v")
@@ -392,7 +398,8 @@ def test_keys_with_one_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     channel = DhtChannel(HashRange(), MemoryBudget(2**40))
     keys = [b"%03d" % number for number in range(500)]
     channel.put_many(keys, [b"value"] * 500, 8 * 500)
-    assert len(channel._directory) <= 2 * SLOTS_PER_SHARD_MAX
+    assert len(channel._directory) < 4096
+    check_structure(channel, HashRange())
     assert [key for _, some, _ in channel.walk(b"", b"", b"") for key in some] == keys
     cursors = [cursor for cursor, _, _ in channel.walk(b"", b"", b"")]
     for cursor in cursors[::7]:
@@ -403,11 +410,11 @@ def test_keys_with_one_hash(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_step_of_a_walk_is_bounded_in_an_empty_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was large once: its many empty shards are not looked at all in one step."""
     monkeypatch.setattr(storage, "SHARD_RECORDS_MAX", 1)
-    channel = filled(20_000)
+    channel = filled(10_000)
     for key in [key for _, keys, _ in channel.walk(b"", b"", b"") for key in keys]:
         channel.remove_record(key)
     shards = channel._shard_count
-    assert shards > 10_000
+    assert shards > 8192
     for substring in (b"", b"x"):
         assert len(list(channel.walk(b"", b"", substring))) >= shards // 4096
 
@@ -445,6 +452,7 @@ keys_asked = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(st.one_of(keys_asked, st.lists(st.sampled_from(sorted(STORED) + ABSENT), max_size=30)))
 def test_get_many_in_a_hurry_and_with_care(keys: list[Any]) -> None:
     with patch.object(storage, "REPLY_BYTES_MAX", 500):
