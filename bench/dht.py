@@ -158,13 +158,14 @@ def put_get_rows(name: str, peers: tuple[str, str], wanted: tuple[float, float] 
 
 
 SINGLE_PEERS = ("redis-py, SET", "redis-py, GET")
+SINGLE_PEERS_WITHOUT_POOL = ("redis-py without pool, SET", "redis-py without pool, GET")
 BATCH_PEERS = ("redis-py, MSET of 1,000", "redis-py, MGET of 1,000")
 ASYNC_PEERS = ("redis.asyncio, SET", "redis.asyncio, GET")
 TASKS_PEERS = ("redis.asyncio, 50 tasks, SET", "redis.asyncio, 50 tasks, GET")
+NODE_PEERS = ("redis-server, SET", "redis-server, GET")
 
-SINGLE_CONNECTION_PEERS = ("redis-py without pool, SET", "redis-py without pool, GET")
 ONE_AT_A_TIME = put_get_rows("blocking: {}, one at a time, same core", SINGLE_PEERS, (1.2, 1.2))
-ONE_AT_A_TIME_WITHOUT_POOL = put_get_rows("blocking: {}, one at a time, same core, no pool", SINGLE_CONNECTION_PEERS)
+ONE_AT_A_TIME_WITHOUT_POOL = put_get_rows("blocking: {}, one at a time, same core, no pool", SINGLE_PEERS_WITHOUT_POOL)
 BATCHES = put_get_rows("blocking: {}_many of 1,000", BATCH_PEERS, (2, 1.5))
 SHUFFLED = put_get_rows("blocking: {}_many of 1,000 random keys", BATCH_PEERS)
 LARGE_BATCHES = put_get_rows("blocking: {}_many of 100,000", BATCH_PEERS, (3, 2))
@@ -174,15 +175,12 @@ ONE_TASK_SAME_CORE = put_get_rows("trio: {}, one task, same core", ASYNC_PEERS)
 FIFTY_TASKS = put_get_rows("trio: {}, 50 tasks", TASKS_PEERS, (4, 4))
 FIFTY_TASKS_ASYNCIO = put_get_rows("asyncio: {}, 50 tasks", TASKS_PEERS)
 
-
-NODE_PEERS = ("redis-server, SET", "redis-server, GET")
 IN_FLIGHT_1 = put_get_rows("node: {}, 50 connections, 1 in flight", NODE_PEERS, (0.7, 0.7))
 IN_FLIGHT_16 = put_get_rows("node: {}, 50 connections, 16 in flight", NODE_PEERS, (0.4, 0.4))
 IN_FLIGHT_16_FRAMES = put_get_rows("node: {}, 50 connections, 16 in flight, a frame each", NODE_PEERS)
 
 MEMORY = Row("memory: a record", "B", "redis-server", at_most(1.3))
 MEMORY_LARGE = Row("memory: a record, put 100,000 at a time", "B", "redis-server")
-
 
 PAUSE_LIMIT = Wanted("ours at most", PAUSE_MS_MAX)
 PAUSE_GET_ALL = Row("pause: longest, get_all", "ms", "SCAN + MGET of 1,000", PAUSE_LIMIT)
@@ -254,7 +252,7 @@ def node(row: Row, operation: str, pipeline: int) -> Measurement:
 
 
 def node_frames(row: Row, operation: str) -> Measurement:
-    """A frame for each request, as 16 programs behind one connection would send them."""
+    """A frame for each request, as a client sends them that does not gather what is asked at the same moment."""
 
     def measure(this: Round, system: str) -> None:
         figures = this.load(system, operation, 16, 2, *(["--frame-each"] if system == "ours" else []))

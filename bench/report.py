@@ -129,7 +129,7 @@ class Report:
                 f"{median(series['echo']) / median(series['ours']):.1f}" if "echo" in series else "",
                 amount(median(series["redis-benchmark"]), "/s") if "redis-benchmark" in series else "",
             ]
-            for name, series in self.values.items()
+            for name, series in self._series()
             if "ours busy" in series
         ]
 
@@ -137,21 +137,19 @@ class Report:
         """How the times of the prober's gets are spread."""
         return [
             [
-                name.removeprefix("pause: longest, "),
-                *(
-                    cell
-                    for system in ("ours", "redis")
-                    for cell in (
-                        f"{median(series[f'{system} gets']):,.0f}",
-                        *(amount(median(series[f"{system} {share:g}%"]), "ms") for share in PERCENTILES),
-                        amount(median(series[system]), "ms"),
-                        amount(max(series[system]), "ms"),
-                    )
-                ),
+                f"{name}, {system}",
+                f"{median(series[f'{system} gets']):,.0f}",
+                *(amount(median(series[f"{system} {share:g}%"]), "ms") for share in PERCENTILES),
+                amount(median(series[system]), "ms"),
+                amount(max(series[system]), "ms"),
             ]
-            for name, series in self.values.items()
+            for name, series in self._series()
             if "ours gets" in series
+            for system in ("ours", "redis")
         ]
+
+    def _series(self) -> list[tuple[str, dict[str, list[float]]]]:
+        return [(result.row.name, self.values[result.row.name]) for result in self.results]
 
     def print(self, console: Console) -> None:
         facts = Table(show_header=False, box=None)
@@ -199,11 +197,10 @@ LOAD_HEADINGS = [
 ]
 PAUSE_HEADINGS = [
     "another client's gets",
-    *(
-        f"{system} {name}"
-        for system in ("ours:", "Redis:")
-        for name in ("gets", "50%", "99%", "99.9%", "longest", "of all")
-    ),
+    "number",
+    *(f"{share:g}%" for share in PERCENTILES),
+    "longest",
+    "longest of all rounds",
 ]
 
 

@@ -6,7 +6,7 @@ The usual case is tested in line; the definitions in swarm.dht.protocol then say
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nodes.dht.storage import DhtChannel, wrong_node
+from nodes.dht.storage import DhtChannel, conflict, wrong_node
 from swarm.core.connection_handler import ConnectionHandler
 from swarm.core.errors import SwarmError, WrongNode
 from swarm.core.limits import KEY_BYTES_MAX, RECORD_OVERHEAD_BYTES
@@ -78,7 +78,9 @@ class DhtRequests:
         engine = self._channels.get(channel)
         if engine is not None:
             engine.update(key, expected, new)
-        elif (expected, new) != (None, None):
+        elif expected is not None:
+            raise conflict(None, expected)
+        elif new is not None:
             with self._channels.create(channel) as engine:
                 engine.update(key, expected, new)
 
@@ -90,6 +92,8 @@ class DhtRequests:
             protocol.PUT_MANY.check((channel, keys, values, reserve), self._limits)
             protocol.check_records(keys, values, self._limits)
         if not keys:
+            if reserve == 0 and connection in self._reserved:
+                self._release(connection, self._reserved[connection])
             return
         if reserve is None:
             self._release(connection, size + RECORD_OVERHEAD_BYTES * len(keys))
@@ -122,12 +126,11 @@ class DhtRequests:
 
     def _get_all(self, channel: str, after: bytes, key_prefix: bytes, substring: bytes) -> Iterator[Any]:
         engine = self._channels.get(channel)
-        if engine is not None:
-            yield from engine.walk(after, key_prefix, substring)
+        return iter(()) if engine is None else engine.walk(after, key_prefix, substring)
 
     def _get_all_keys(self, channel: str, after: bytes, key_prefix: bytes, substring: bytes) -> Iterator[Any]:
-        for cursor, keys, _ in self._get_all(channel, after, key_prefix, substring):
-            yield cursor, keys
+        batches = self._get_all(channel, after, key_prefix, substring)
+        return ((cursor, keys) for cursor, keys, _ in batches)
 
     def _check_range(self, key: bytes) -> None:
         if hash_key(key) not in self._range:

@@ -35,7 +35,10 @@ from swarm.dht.protocol import CURSOR_HASH_BYTES
 SHARD_RECORDS_MAX = (
     1365  # a dict of 2048 slots is full with it: a cut costs 0.2 ms, the memory of the table is used well
 )
+CUTS_PER_BATCH = 2  # and one more for every RECORDS_PER_CUT: 683 new records make a cut necessary
+RECORDS_PER_CUT = 400
 SLOTS_PER_SHARD_MAX = 64  # the directory is not doubled beyond it: keys chosen to have like hashes shall not blow it up
+WALK_SHARD_RECORDS = 16  # an empty shard takes a walk as long as so many records
 WALK_RECORDS_MAX = 16384  # records that one step of a walk looks at, some 2 ms with a filter
 
 Shard = dict[bytes, bytes]
@@ -54,15 +57,12 @@ class DhtChannel:
         self._partial = hash_range != HashRange()
         self._budget = budget
         self._memory = 0
+        self.records = 0
         self._shift = 64
         self._base = 0
         self._directory: list[Shard] = [{}]
         self._shard_count = 1
         self._removed = False
-
-    @property
-    def records(self) -> int:
-        return sum(len(shard) for shard in self._shards())
 
     @property
     def record_bytes(self) -> int:
@@ -89,6 +89,8 @@ class DhtChannel:
         budget = self._budget
         if growth > budget.free and growth > 0:
             raise budget.refuse(growth)
+        if old is None:
+            self.records += 1
         budget.free -= growth
         self._memory += growth
         shard[key] = value
@@ -108,6 +110,7 @@ class DhtChannel:
         size = len(key) + len(old) + RECORD_OVERHEAD_BYTES
         self._budget.free += size
         self._memory -= size
+        self.records -= 1
         left = len(shard)
         if not left & (left - 1) and sys.getsizeof(shard) > 1024 + 256 * left:
             self._replace(slot, dict(shard))  # a dict never gives its table back by itself
@@ -117,11 +120,7 @@ class DhtChannel:
         """Compare and swap; None stands for no record. Raises Conflict."""
         found = self.get(key)
         if found != expected:
-            raise Conflict(
-                "conflict: the record "
-                + ("does not exist" if found is None else "exists" if expected is None else "has another value")
-                + "; nothing was written"
-            )
+            raise conflict(found, expected)
         if new is not None:
             self.put(key, new)
         elif expected is not None:
@@ -159,11 +158,11 @@ class DhtChannel:
             raise self._budget.refuse(growth)
         self._budget.free -= growth
         self._memory += growth
+        self.records += len(keys) - replaced
         for shard, key, value in zip(shards, keys, values):  # noqa: B905 - was checked, and costs for every record
             shard[key] = value
         if replaced < len(keys) and max(map(len, shards)) > SHARD_RECORDS_MAX:
-            for key_hash in hashes:
-                self._cut(key_hash)
+            self._cut_some(shards, hashes)
 
     # Walking.
 
@@ -204,16 +203,20 @@ class DhtChannel:
             keys += found
             values += found.values()
             size += found_bytes
-            seen += len(shard)
+            seen += len(shard) + WALK_SHARD_RECORDS
             place = (self._base + stop) << self._shift, b""
         return place, keys, values
 
-    def remove(self) -> None:
-        """The channel is removed: gives its memory back and ends the walks through it."""
+    def remove(self) -> Iterator[None]:
+        """The channel is removed: ends the walks through it, and gives its memory back, a shard at a step."""
         self._removed = True
-        self._budget.free += self._memory
-        self._memory = 0
+        shards = list(self._shards())
         self._shift, self._base, self._directory, self._shard_count = 64, 0, [{}], 1
+        self._budget.free += self._memory
+        self._memory = self.records = 0
+        while shards:
+            shards.pop()
+            yield
 
     # The directory.
 
@@ -250,6 +253,19 @@ class DhtChannel:
             upper = {key: value for key, value in shard.items() if key not in lower}
             self._directory[start:stop] = [lower] * (middle - start) + [upper] * (stop - middle)
             self._shard_count += 1
+
+    def _cut_some(self, shards: list[Shard], hashes: list[int]) -> None:
+        """Cuts a few of the shards that are too large, those of these hashes.
+
+        Hashes are spread so evenly that all shards become too large at about the same time. Others wait for the
+        next batch: they may be larger for a while, no step may be longer.
+        """
+        large = [key_hash for shard, key_hash in zip(shards, hashes, strict=True) if len(shard) > SHARD_RECORDS_MAX]
+        before = self._shard_count
+        for key_hash in large:
+            self._cut(key_hash)
+            if self._shard_count - before > CUTS_PER_BATCH + len(hashes) // RECORDS_PER_CUT:
+                return
 
     def _double(self) -> None:
         doubled = [shard for shard in self._directory for _ in range(2)]
@@ -295,6 +311,11 @@ def _bounded(values: list[Value]) -> list[Value]:
     if sum(sizes) <= REPLY_BYTES_MAX:
         return values
     return values[: 1 + bisect_right(list(accumulate(sizes)), REPLY_BYTES_MAX)]
+
+
+def conflict(found: bytes | None, expected: bytes | None) -> Conflict:
+    what = "does not exist" if found is None else "exists" if expected is None else "has another value"
+    return Conflict(f"conflict: the record {what}; nothing was written")
 
 
 def wrong_node(key: bytes, hash_range: HashRange) -> WrongNode:

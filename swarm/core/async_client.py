@@ -131,7 +131,7 @@ class AsyncClient:
                 try:
                     await waiter.wait()
                 except BaseException:
-                    connection.forget(waiter)
+                    connection.abandon(call, waiter)
                     raise
                 if waiter.error is None:
                     return result_of(call, connection.name, waiter.status, waiter.result)
@@ -148,9 +148,9 @@ class AsyncClient:
         return isinstance(waiter.error, ConnectionLost) and call.request.repeatable and loop.clock() < waiter.deadline
 
     async def _call_all(self, loop: EventLoop, calls: list[Call]) -> list[Any]:
-        """The results of many requests, in their order; several are in flight at every node.
+        """The results of many requests, in their order, an error in place of a result.
 
-        Raises the first error, once everything that was sent is answered.
+        Several are in flight at every node.
         """
         batch = _CallsInFlight(self, loop, calls)
         nodes = {call.node for call in calls}
@@ -160,9 +160,7 @@ class AsyncClient:
             async with anyio.create_task_group() as tasks:
                 for node in nodes:
                     tasks.start_soon(batch.run, node)
-        if batch.errors:
-            raise batch.errors[0]
-        return [batch.results[position] for position in range(len(calls))]
+        return batch.results
 
     async def _wait_ready(self, connection: Connection, deadline: float, request: Request | None = None) -> None:
         with anyio.move_on_at(deadline):
@@ -194,11 +192,13 @@ class AsyncClient:
 
 
 class _CallsInFlight:
-    """Many requests that are carried out side by side, as many at a time as CLIENT_PARTS_BYTES allows for each node."""
+    """Many requests that are carried out side by side, as many at a time as CLIENT_PARTS_BYTES allows for each node.
+
+    After an error of a node, what was not sent to it yet is not sent, and has this error too.
+    """
 
     def __init__(self, client: AsyncClient, loop: EventLoop, calls: list[Call]) -> None:
-        self.results: dict[int, Any] = {}
-        self.errors: list[SwarmError] = []
+        self.results: list[Any] = [None] * len(calls)
         self._client = client
         self._loop = loop
         self._calls = calls
@@ -208,40 +208,46 @@ class _CallsInFlight:
         connection = self._client._connections[node]
         in_flight: deque[tuple[int, Waiter, float]] = deque()
         size = 0
+        error: SwarmError | None = None
         try:
             for position, call in enumerate(self._calls):
                 if call.node != node:
                     continue
                 while in_flight and size + call.size > limits.CLIENT_PARTS_BYTES:
                     size -= self._calls[in_flight[0][0]].size
-                    await self._finish(connection, *in_flight.popleft())
-                if self.errors:
-                    break
-                deadline = self._loop.clock() + self._client._timeout_s
-                if not connection.ready:
-                    await self._client._wait_ready(connection, deadline, call.request)
-                waiter = self._loop.waiter(deadline)
-                connection.submit(call.request, call.arguments, waiter)
-                in_flight.append((position, waiter, time.perf_counter()))
-                statistics = self._client._statistics_of(call.request)
-                statistics.in_flight += 1
-                size += call.size
+                    error = await self._finish(connection, *in_flight.popleft()) or error
+                if error is None:
+                    try:
+                        in_flight.append((position, *(await self._submit(connection, call))))
+                        size += call.size
+                        continue
+                    except SwarmError as failed:
+                        error = failed
+                self.results[position] = error
             while in_flight:
                 await self._finish(connection, *in_flight.popleft())
-        except SwarmError as error:
-            self.errors.append(error)
         finally:
             for position, waiter, _ in in_flight:
-                connection.forget(waiter)
+                connection.abandon(self._calls[position], waiter)
                 self._client._statistics_of(self._calls[position].request).in_flight -= 1
 
-    async def _finish(self, connection: Connection, position: int, waiter: Waiter, begun: float) -> None:
+    async def _submit(self, connection: Connection, call: Call) -> tuple[Waiter, float]:
+        deadline = self._loop.clock() + self._client._timeout_s
+        if not connection.ready:
+            await self._client._wait_ready(connection, deadline, call.request)
+        waiter = self._loop.waiter(deadline)
+        connection.submit(call.request, call.arguments, waiter)
+        self._client._statistics_of(call.request).in_flight += 1
+        return waiter, time.perf_counter()
+
+    async def _finish(self, connection: Connection, position: int, waiter: Waiter, begun: float) -> SwarmError | None:
+        """Waits for an answer and notes it; returns the error, if it is one."""
         call = self._calls[position]
         statistics = self._client._statistics_of(call.request)
         try:
             await waiter.wait()
         except BaseException:
-            connection.forget(waiter)
+            connection.abandon(call, waiter)
             raise
         finally:
             statistics.in_flight -= 1
@@ -255,7 +261,9 @@ class _CallsInFlight:
                 raise describe(waiter.error, call.request, connection.name)
         except SwarmError as error:
             statistics.failed += 1
-            self.errors.append(error)
+            self.results[position] = error
+            return error
+        return None
 
 
 class AsyncStream:

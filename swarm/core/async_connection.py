@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 
 from swarm.core import limits
-from swarm.core.client_session import ClientSession
+from swarm.core.client_session import Call, ClientSession
 from swarm.core.config import Address
 from swarm.core.errors import ClientClosed, RequestTimeout, SwarmError, connection_lost
 from swarm.core.protocol import Request
@@ -53,6 +53,8 @@ class Connection:
         """Whether requests can be sent."""
         self._ready = anyio.Event()
         self._wake_sender = anyio.Event()
+        self._wake_watch = anyio.Event()
+        self._watch_until = math.inf
         self._sending = False
         self._answers_at_once = 0
         self._rest = b""
@@ -130,6 +132,9 @@ class Connection:
         session = self._session
         assert session is not None
         waiter.request_id = session.request(request, arguments, waiter)
+        if waiter.deadline < self._watch_until:
+            self._watch_until = waiter.deadline
+            self._wake_watch.set()
         if not self._sending:
             # Alone, it leaves at once; among others it waits until all tasks that can run now have asked.
             if self._answers_at_once <= 1 and len(session.waiting) == 1:
@@ -155,6 +160,14 @@ class Connection:
         if not self._sending:
             self._sending = True
             self._wake_sender.set()
+
+    def abandon(self, call: Call, waiter: Waiter) -> None:
+        """The program does not wait for this answer any more."""
+        self.forget(waiter)
+        if call.abandon is not None and self._session is not None:
+            waiter.request_id = self._session.request(call.request, call.abandon, waiter)
+            self.forget(waiter)  # its answer tells nothing
+            self._send_soon()
 
     def forget(self, waiter: Waiter) -> None:
         """Nobody waits for this answer any more."""
@@ -190,26 +203,25 @@ class Connection:
             self._sending = False
 
     async def _watch_deadlines(self, session: ClientSession[Waiter]) -> None:
-        """Fails requests whose time is over. Timeouts are all the same, so the oldest is the first to be due."""
+        """Fails requests whose time is over."""
         while True:
             now = anyio.current_time()
-            due = now + self._timeout_s
             for request_id, waiter in list(session.waiting.items()):
-                if waiter.deadline == math.inf:
-                    continue
-                if waiter.deadline > now:
-                    due = waiter.deadline
-                    break
-                del session.waiting[request_id]
-                waiter.fail(RequestTimeout(f"no answer within {self._timeout_s:g} s"))
-            await anyio.sleep_until(due)
+                if waiter.deadline <= now:
+                    del session.waiting[request_id]
+                    waiter.fail(RequestTimeout(f"no answer within {self._timeout_s:g} s"))
+            self._watch_until = min((waiter.deadline for waiter in session.waiting.values()), default=math.inf)
+            self._watch_until = min(self._watch_until, now + self._timeout_s)
+            self._wake_watch = anyio.Event()
+            with anyio.move_on_at(self._watch_until):
+                await self._wake_watch.wait()
 
     def _disconnected(self, error: SwarmError, cause: Exception | None = None) -> None:
         """Forgets the connection; error is what those are told who wait for an answer."""
-        error.__cause__ = cause
         session, self._session = self._session, None
         self.ready = False
-        self._ready = anyio.Event()
+        if self._ready.is_set():
+            self._ready = anyio.Event()
         if self._transport is not None:
             self._transport.close()
         self._transport = None
@@ -217,4 +229,6 @@ class Connection:
         self._sending = False
         self._rest = b""
         for waiter in session.waiting.values() if session is not None else ():
-            waiter.fail(error)
+            each = type(error)(error.text)  # one of its own: each will name another request
+            each.__cause__ = cause
+            waiter.fail(each)

@@ -141,6 +141,14 @@ class Connection:
             with suppress(SwarmError):
                 self._send_all(self._session.outgoing(), time.monotonic() + self._timeout_s)
 
+    def abandon(self, call: Call, waiter: _Waiter) -> None:
+        """The program does not wait for this answer any more."""
+        if self._sock is not None:
+            self.forget(waiter)
+            if call.abandon is not None:
+                with suppress(SwarmError):
+                    self.forget(self.submit(call.request, call.abandon, time.monotonic() + self._timeout_s))
+
     def forget(self, waiter: _Waiter) -> None:
         if self._session.waiting.get(waiter.request_id) is waiter:
             del self._session.waiting[waiter.request_id]
@@ -329,7 +337,7 @@ class BlockingClient:
                     try:
                         connection.wait(waiter, deadline)
                     except BaseException:
-                        connection.forget(waiter)
+                        connection.abandon(call, waiter)
                         raise
                 except ConnectionLost as error:
                     if not call.request.repeatable or time.monotonic() > deadline:
@@ -351,65 +359,76 @@ class BlockingClient:
         return statistics
 
     def _call_all(self, calls: list[Call]) -> list[Any]:
-        """The results of many requests, several in flight at every node; raises the first error once all that were
-        sent are answered."""
+        """The results of many requests, in their order, an error in place of a result; several are in flight at a node.
+
+        After an error of a node, what was not sent to it yet is not sent, and has this error too.
+        """
         results: list[Any] = [None] * len(calls)
-        errors: list[SwarmError] = []
-        in_flight: dict[int, deque[tuple[int, _Waiter, float]]] = {}
-        sizes: dict[int, int] = {}
+        errors: dict[int, SwarmError] = {}
+        in_flight: dict[int, deque[tuple[int, _Waiter, float]]] = {call.node: deque() for call in calls}
+        sizes = dict.fromkeys(in_flight, 0)
 
         def finish(number: int) -> None:
             position, waiter, begun = in_flight[number].popleft()
-            call = calls[position]
-            statistics = self._statistics_of(call.request)
-            sizes[number] -= call.size
-            deadline = time.monotonic() + self._timeout_s
-            connection = self._connections[number]
-            try:
-                try:
-                    connection.wait(waiter, deadline)
-                except ConnectionLost:
-                    if not call.request.repeatable:
-                        raise
-                    results[position] = self._call(call, deadline)
-                else:
-                    results[position] = result_of(call, connection.name, waiter.status, waiter.result)
-            except SwarmError as error:
-                connection.forget(waiter)
-                statistics.failed += 1
-                errors.append(describe(error, call.request, connection.name))
-            finally:
-                statistics.record(1, time.perf_counter() - begun)
+            sizes[number] -= calls[position].size
+            results[position] = self._finish(calls[position], waiter, begun)
+            if isinstance(results[position], SwarmError):
+                errors[number] = results[position]
 
         try:
             for position, call in enumerate(calls):
-                queue = in_flight.setdefault(call.node, deque())
-                sizes.setdefault(call.node, 0)
+                queue = in_flight[call.node]
                 while queue and sizes[call.node] + call.size > limits.CLIENT_PARTS_BYTES:
                     finish(call.node)
-                if errors:
-                    break
-                deadline = time.monotonic() + self._timeout_s
-                try:
-                    connection = self._connected(call.node, deadline, call.request)
-                    waiter = connection.submit(call.request, call.arguments, deadline)
-                    queue.append((position, waiter, time.perf_counter()))
-                    sizes[call.node] += call.size
-                except ConnectionLost:
-                    results[position] = self._call(call, deadline)
-                except SwarmError as error:
-                    errors.append(error)
-                    break
+                if call.node not in errors:
+                    try:
+                        queue.append((position, self._submit(call), time.perf_counter()))
+                        sizes[call.node] += call.size
+                        continue
+                    except SwarmError as error:
+                        errors[call.node] = describe(error, call.request, self._connections[call.node].name)
+                results[position] = errors[call.node]
             for number, queue in in_flight.items():
                 while queue:
                     finish(number)
         finally:
             for number, queue in in_flight.items():
-                for _, waiter, _ in queue:
-                    self._connections[number].forget(waiter)
-        if errors:
-            raise errors[0]
+                for position, waiter, _ in queue:
+                    self._connections[number].abandon(calls[position], waiter)
         return results
+
+    def _submit(self, call: Call) -> _Waiter:
+        """Sends a request, again where the connection turns out to be broken."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            connection = self._connected(call.node, deadline, call.request)
+            try:
+                return connection.submit(call.request, call.arguments, deadline)
+            except ConnectionLost:
+                if not call.request.repeatable or time.monotonic() > deadline:
+                    raise
+
+    def _finish(self, call: Call, waiter: _Waiter, begun: float) -> Any:
+        """The result of a request that was sent, or its error."""
+        statistics = self._statistics_of(call.request)
+        deadline = time.monotonic() + self._timeout_s
+        connection = self._connections[call.node]
+        try:
+            try:
+                connection.wait(waiter, deadline)
+            except ConnectionLost:
+                if not call.request.repeatable:
+                    raise
+                return self._call(call, deadline)
+            except BaseException:
+                connection.abandon(call, waiter)
+                raise
+            return result_of(call, connection.name, waiter.status, waiter.result)
+        except SwarmError as error:
+            statistics.failed += 1
+            return describe(error, call.request, connection.name)
+        finally:
+            statistics.record(1, time.perf_counter() - begun)
 
 
 class BlockingStream:

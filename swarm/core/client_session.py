@@ -4,7 +4,6 @@ Requests are collected and leave together: outgoing() encodes whatever was asked
 one frame.
 """
 
-import reprlib
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -13,27 +12,32 @@ from swarm import __version__
 from swarm.core import limits, protocol
 from swarm.core.errors import ProtocolError, SwarmError, TooManyRequests, WrongKind, from_wire
 from swarm.core.framing import FrameDecoder, FrameEncoder, Message
-from swarm.core.protocol import Request
+from swarm.core.protocol import Request, brief
 from swarm.core.session import LZ4, ClientHello, NodeHello
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to one node, by the node's number in the client's list. size: bytes it takes, roughly; 0 for a
-    small one."""
+    """A request to one node.
+
+    node: its number in the client's list.
+    size: bytes it takes, roughly; 0 for a small one.
+    abandon: arguments of the same request, to be sent if the program does not wait for the answer.
+    """
 
     node: int
     request: Request
     arguments: tuple[Any, ...]
     size: int = 0
+    abandon: tuple[Any, ...] | None = None
 
 
 Result = TypeVar("Result")
 Steps = Generator[Any, Any, Result]
 """An operation of a client, as a generator that does no I/O (for instance swarm.dht.operations).
 
-It yields a Call, a list of Calls to carry out side by side, or WAIT_FOR_NODES; it is sent their results, and
-returns its own.
+It yields a Call, a list of Calls to carry out side by side (whose errors are among the results), or WAIT_FOR_NODES; it
+is sent their results, and returns its own.
 """
 
 WAIT_FOR_NODES = object()
@@ -122,7 +126,7 @@ class ClientSession(Generic[Owner]):
                     self.notice = from_wire(status, result)
                 continue  # nobody waits for it any more
             except (TypeError, ValueError) as error:
-                raise ProtocolError(f"the node sent {reprlib.repr(message)}, which is no reply") from error
+                raise ProtocolError(f"the node sent {brief(message)}, which is no reply") from error
             answers.append((owner, status, result))
 
     def _greeted(self, messages: list[Message]) -> None:

@@ -14,7 +14,6 @@ Requests are not carried out while more than OUTPUT_BYTES_MAX of output waits: a
 still, and takes no memory.
 """
 
-import reprlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -28,7 +27,7 @@ from swarm.core import limits, protocol
 from swarm.core.errors import BadArgument, ProtocolError, SwarmError, TooManyRequests, UnknownRequest
 from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, read_header
 from swarm.core.limits import BATCH_BYTES, LARGE_RESULT_BYTES, OUTPUT_BYTES_MAX, REQUEST_ID_MAX, REQUESTS_PER_CHECK
-from swarm.core.protocol import DONE
+from swarm.core.protocol import DONE, brief
 from swarm.core.request_handler import RequestHandler, Service, Stream
 from swarm.core.session import LZ4, ClientHello
 from swarm.core.stats import BOUNDS_S
@@ -80,11 +79,11 @@ class ConnectionHandler:
             messages = decode_body(data[HEADER_BYTES:], True)
             requests = self._requests = iter(messages)
             short = len(messages) <= REQUESTS_PER_CHECK
-            self._carry_out(requests if short else islice(requests, REQUESTS_PER_CHECK), begun)
+            broke_off = self._carry_out(requests if short else islice(requests, REQUESTS_PER_CHECK), begun)
         except SwarmError as error:
             self.refuse(error)
             return None
-        if self.pending or not short:
+        if broke_off or not short:
             self._encode()
             self.work(self.clock, deadline)
             return None
@@ -117,35 +116,39 @@ class ConnectionHandler:
     def work(self, now: float, deadline: float) -> None:
         """Goes on with what is pending, as receive does."""
         self.clock = now
-        self.pending = True
         try:
-            while not self.closing:
-                if self.clock > deadline or self._output_bytes > OUTPUT_BYTES_MAX:
-                    return
-                if not length_hint(self._requests):
-                    messages = self._decoder.next_frame()
-                    if messages is None:
-                        break
-                    self._requests = iter(messages)
-                self._carry_out(islice(self._requests, REQUESTS_PER_CHECK), self.clock)
-                self._encode()
+            self.pending = self._work(deadline)
+            self._encode()
         except SwarmError as error:
             self.refuse(error)
-        self.pending = False
+            self.pending = False
+
+    def _work(self, deadline: float) -> bool:
+        """Whether something is left undone."""
+        while not self.closing:
+            if self.clock > deadline or self.output_full:
+                return True
+            if not length_hint(self._requests):
+                messages = self._decoder.next_frame()
+                if messages is None:
+                    return False
+                self._requests = iter(messages)
+            broke_off = self._carry_out(islice(self._requests, REQUESTS_PER_CHECK), self.clock)
+            if broke_off or len(self._replies) >= REQUESTS_PER_CHECK:
+                self._encode()
+        return False
 
     @property
     def output_full(self) -> bool:
         return self._output_bytes > OUTPUT_BYTES_MAX
 
     def sent(self, size: int) -> None:
-        """The first size bytes of the output's first frame have left."""
+        """The first size bytes of the output have left."""
         self._output_bytes -= size
         self.service.bytes_out += size
-        if self._output_bytes == 0:
-            self.output.clear()
-        elif size == len(self.output[0]):
-            del self.output[0]
-        else:
+        while size and size >= len(self.output[0]):
+            size -= len(self.output.pop(0))
+        if size:
             self.output[0] = memoryview(self.output[0])[size:]
         if self._room is not None and not self.output_full:
             self._room.set()
@@ -227,8 +230,9 @@ class ConnectionHandler:
             self.output.append(frame)
             self._output_bytes += len(frame)
 
-    def _carry_out(self, requests: Iterator[Message], begun: float) -> None:
-        """Carries out some requests. Breaks off, leaving pending set, behind one that may have taken long.
+    def _carry_out(self, requests: Iterator[Message], begun: float) -> bool:
+        """Carries out some requests. Breaks off behind one that may have taken long, or has a large result; returns
+        whether it did.
 
         The one loop that every request of a single record goes through: what it does per request is what the node
         costs. Times are taken for runs of the same request.
@@ -238,6 +242,7 @@ class ConnectionHandler:
         streams = self._streams
         previous: RequestHandler | None = None
         run = size = 0
+        broke_off = False
         for message in requests:
             try:
                 request_id, code, *arguments = message
@@ -255,7 +260,7 @@ class ConnectionHandler:
                 previous = handler
             if handler is None:
                 self._carry_out_other(request_id, code, arguments)
-                self.pending = True
+                broke_off = True
                 break
             if streams and request_id in streams:
                 raise _id_in_use(request_id)
@@ -270,11 +275,12 @@ class ConnectionHandler:
             if type(result) is bytes:
                 size += len(result)
                 if size > LARGE_RESULT_BYTES:
-                    self.pending = True
+                    broke_off = True
                     break
         self.clock = perf_counter()
         if previous is not None:
             previous.histogram[bisect_left(BOUNDS_S, (self.clock - begun) / run)] += run
+        return broke_off
 
     def _carry_out_other(self, request_id: int, code: Any, arguments: list[Any]) -> None:
         """A batch, a stream, a stream's control, or what is no request."""
@@ -285,7 +291,7 @@ class ConnectionHandler:
             elif request_id in self._streams:
                 raise _id_in_use(request_id)
             elif handler is None:
-                raise UnknownRequest(f"a {self.service.kind} node has no request {reprlib.repr(code)}")
+                raise UnknownRequest(f"a {self.service.kind} node has no request {brief(code)}")
             elif handler.mode == "batch":
                 self._carry_out_batch(request_id, handler, arguments)
             elif handler.mode == "stream":
@@ -334,7 +340,7 @@ class ConnectionHandler:
 
 def _malformed(message: Message) -> ProtocolError:
     return ProtocolError(
-        f"a request is an array of an id (1 to {REQUEST_ID_MAX}), a code and arguments, not {reprlib.repr(message)}"
+        f"a request is an array of an id (1 to {REQUEST_ID_MAX}), a code and arguments, not {brief(message)}"
     )
 
 

@@ -133,12 +133,6 @@ class ShuttingDown(SwarmError):
     try_again = True
 
 
-class TooSlow(SwarmError):
-    """The client did not read its answers."""
-
-    code = 37
-
-
 class NodeUnreachable(SwarmError):
     """No connection to the node could be made before the deadline; the request was not sent."""
 

@@ -262,6 +262,7 @@ def prepare_process() -> None:
     """What a process does that is a node and nothing else."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection is an open file; 1024 is a usual soft limit
+    gc.set_threshold(50_000, 20, 50)  # a frame may decode into many objects, and hardly any object is part of a cycle
     gc.freeze()  # what is here now is here for good: no collection needs to look at it
 
 

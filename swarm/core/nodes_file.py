@@ -1,5 +1,6 @@
 """Where a client finds its nodes: in its arguments or in a nodes file."""
 
+import codecs
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,9 +35,17 @@ def node_addresses(nodes: str | Sequence[str] | None, nodes_file: str | Path | N
 
 
 def _read(path: Path) -> list[tuple[str, str]]:
+    """Each address in the file, with its place."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadArgument(f"cannot read the nodes file {path}: {error}") from error
-    stripped = [(line.partition("#")[0].strip(), f"{path}:{number}") for number, line in enumerate(lines, 1)]
-    return [(text, place) for text, place in stripped if text]
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
+    except OSError as error:
+        raise BadArgument(f"cannot read the nodes file {path}: {error.strerror or error}") from error
+    found: list[tuple[str, str]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode().partition("#")[0].strip()
+        except UnicodeDecodeError as error:
+            raise BadArgument(f"{path}:{number}: not UTF-8: {error}") from error
+        if text:
+            found.append((text, f"{path}:{number}"))
+    return found

@@ -92,6 +92,15 @@ def type_name(value: object) -> str:
     }.get(type(value), type(value).__name__)
 
 
+def brief(value: object) -> str:
+    """A value that a peer has sent, for people: never long, never deep, whatever it is."""
+    if isinstance(value, str | bytes):
+        return repr(value[:40]) + (f"… ({len(value)} in all)" if len(value) > 40 else "")
+    if isinstance(value, list | tuple | dict):
+        return f"{type_name(value)} of {len(value)}"
+    return repr(value) if isinstance(value, int | float | None) else type_name(value)
+
+
 _CHANNEL_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.CHANNEL_LENGTH_MAX}}}")
 
 
@@ -100,9 +109,8 @@ def check_channel(name: object, _: Limits = DEFAULT_LIMITS) -> None:
     if type(name) is not str:
         raise BadChannel(f"a channel name is text, not {type_name(name)}")
     if not _CHANNEL_NAME.fullmatch(name):
-        shown = repr(name if len(name) <= 40 else name[:40] + "…")
         raise BadChannel(
-            f"bad channel name {shown} ({len(name)} characters): "
+            f"bad channel name {brief(name)} ({len(name)} characters): "
             f"1 to {limits.CHANNEL_LENGTH_MAX} characters out of A-Z a-z 0-9 _ - are allowed"
         )
 

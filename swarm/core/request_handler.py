@@ -89,6 +89,12 @@ class Service:
     def streams_running(self) -> int:
         return len(self.nursery.child_tasks) if self.nursery else 0
 
+    def in_steps(self, steps: Iterator[None]) -> None:
+        """Begins something now, and goes on with it between passes."""
+        if next(steps, steps) is not steps:
+            assert self.nursery is not None
+            self.nursery.start_soon(_go_on, steps)
+
     def start_stream(
         self, connection: StreamConnection, handler: RequestHandler, request_id: int, arguments: list[Any]
     ) -> "Stream":
@@ -99,6 +105,11 @@ class Service:
         stream = Stream(self, connection, handler, request_id, credit)
         self.nursery.start_soon(stream.run, handler.function(*arguments))
         return stream
+
+
+async def _go_on(steps: Iterator[None]) -> None:
+    for _ in steps:
+        await trio.lowlevel.checkpoint()
 
 
 class Stream:

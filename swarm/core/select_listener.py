@@ -14,7 +14,7 @@ streams are running a turn is one pass, so that they share the loop with request
 A connection is in one of these states, and what epoll is asked for follows from it:
 
     reading      EPOLLIN
-    busy         nothing: it has requests left from the last pass, and goes on in the next
+    busy         nothing: it has requests left from the last pass; it goes on in the next, after those who have few
     full         EPOLLOUT: its output was not taken; nothing is read nor carried out until it is
     closing      EPOLLOUT until its output has left
 """
@@ -30,15 +30,17 @@ import trio
 
 from swarm.core import limits
 from swarm.core.connection_handler import ConnectionHandler
-from swarm.core.errors import ProtocolError, ShuttingDown, SwarmError, TooManyConnections, TooSlow
+from swarm.core.errors import ProtocolError, ShuttingDown, SwarmError, TooManyConnections
 from swarm.core.request_handler import Service
 
 log = logging.getLogger(__name__)
 
 ACCEPTS_PER_PASS = 64  # some 1 ms
 EVENTS_PER_POLL = 256
+FRAMES_PER_SEND = 64
 SWEEP_S = 1.0
 ACCEPT_PAUSE_S = 0.1
+TELL_S = 10.0
 
 # What accept(2) may fail with, and what is done about it. Anything else is a bug and crashes the node.
 ACCEPT_IGNORED = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})  # this client is gone already
@@ -89,6 +91,7 @@ class SelectListener:
         self._receive_buffer = bytearray(limits.RECEIVE_BYTES)
         self._receive_view = memoryview(self._receive_buffer)
         self._epoll = select.epoll()
+        self._told = -TELL_S
         self.accepted = 0
         self.refused = 0
         for sock in listeners:
@@ -157,12 +160,6 @@ class SelectListener:
         answers: list[tuple[_Connection, bytes]] = []
         changed: list[_Connection] = []
         now = perf_counter()
-        if self._busy:
-            busy, self._busy = self._busy, {}
-            for connection in busy:
-                connection.handler.work(now, deadline)
-                now = connection.handler.clock
-                changed.append(connection)
         connections = self._connections
         buffer, view = self._receive_buffer, self._receive_view
         received = 0
@@ -201,6 +198,7 @@ class SelectListener:
                 self._events = events[number + 1 :]
                 break
         self._service.bytes_in += received
+        self._go_on(changed, now, max(deadline, now + limits.PASS_SECONDS_MAX / 4))
         self._service.commit()
         for connection, answer in answers:
             try:
@@ -212,8 +210,20 @@ class SelectListener:
                 connection.handler.put_back(answer, size)
                 changed.append(connection)
         for connection in changed:
-            if connection.fd in connections:
+            if connections.get(connection.fd) is connection:  # it may have been dropped, and its number given away
                 self._flush(connection)
+
+    def _go_on(self, changed: list[_Connection], now: float, deadline: float) -> None:
+        """Carries out requests that earlier passes have left. They come last: who asks for little does not wait for
+        them."""
+        busy, self._busy = list(self._busy), {}
+        for number, connection in enumerate(busy):
+            if now > deadline:
+                self._busy = dict.fromkeys(busy[number:])
+                return
+            connection.handler.work(now, deadline)
+            now = connection.handler.clock
+            changed.append(connection)
 
     def _receive(self, connection: _Connection, size: int, now: float, deadline: float) -> None:
         if size:
@@ -226,9 +236,9 @@ class SelectListener:
         """Sends what there is to send, and asks epoll for what the connection then waits for."""
         handler = connection.handler
         while handler.output:
-            data = handler.output[0]
+            frames = handler.output[:FRAMES_PER_SEND]
             try:
-                size = connection.send(data)
+                size = connection.sock.sendmsg(frames)
             except (BlockingIOError, InterruptedError):
                 size = 0
             except OSError as error:
@@ -237,7 +247,7 @@ class SelectListener:
                 return
             if size:
                 handler.sent(size)
-            if size < len(data):
+            if size < sum(map(len, frames)):
                 if size:
                     connection.waiting_since = perf_counter()
                 break
@@ -298,11 +308,20 @@ class SelectListener:
                 )
 
     def _pause_accepting(self, error: OSError) -> None:
-        log.error("cannot accept connections: %s; raise the limit on open files (LimitNOFILE=), trying again", error)
+        self._tell_seldom(
+            f"cannot accept connections: {error}; raise the limit on open files (LimitNOFILE=); trying again"
+        )
         for fd in self._listeners:
             self._epoll.modify(fd, 0)
         assert self._service.nursery is not None
         self._service.nursery.start_soon(self._resume_accepting)
+
+    def _tell_seldom(self, text: str) -> None:
+        """Of what a crowd of clients can cause many times a second, one line in TELL_S."""
+        now = perf_counter()
+        if now - self._told > TELL_S:
+            self._told = now
+            log.error("%s", text)
 
     async def _resume_accepting(self) -> None:
         await trio.sleep(ACCEPT_PAUSE_S)
@@ -318,8 +337,8 @@ class SelectListener:
                 waited = now - connection.waiting_since
                 if connection.handler.output:
                     if waited > limits.STALLED_OUTPUT_TIMEOUT_S:
-                        connection.handler.refuse(TooSlow(f"no answer was read for {waited:.0f} s"))
-                        self._close_connection(connection)
+                        log.warning("%s: connection closed: it has read no answer for %.0f s", connection.peer, waited)
+                        self._drop(connection)
                 elif waited > limits.HELLO_TIMEOUT_S:
                     self._refuse(connection, ProtocolError(f"no hello came within {limits.HELLO_TIMEOUT_S:.0f} s"))
 
@@ -329,7 +348,11 @@ class SelectListener:
 
     def _close_connection(self, connection: _Connection) -> None:
         notice = connection.handler.notice
-        if notice is not None and not isinstance(notice, ShuttingDown):
+        if isinstance(notice, TooManyConnections):
+            self._tell_seldom(
+                f"{connection.peer}: connection refused: {notice} (refused since the start: {self.refused})"
+            )
+        elif notice is not None and not isinstance(notice, ShuttingDown):
             log.warning("%s: connection closed: %s", connection.peer, notice)
         if notice is not None and not connection.input_ended:
             # Input that was not read would make close() send a reset, and a reset takes the notice from the client.

@@ -1,13 +1,12 @@
 """The two hellos that begin a connection. docs/protocol.md §2. No I/O."""
 
-import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from swarm.core.errors import ProtocolError, UnsupportedVersion, WrongKind
 from swarm.core.framing import Message
 from swarm.core.limits import HELLO_BYTES_MAX
-from swarm.core.protocol import VERSION, Limits
+from swarm.core.protocol import VERSION, Limits, brief
 
 MAGIC = "swarm"
 LZ4 = "lz4"
@@ -30,7 +29,7 @@ class ClientHello:
         if not isinstance(client, str) or len(client) > 128:
             raise ProtocolError("the fact client in a hello is text of 128 characters at most")
         if kind is not None and kind != node_kind:
-            raise WrongKind(f"this is a {node_kind} node, not {reprlib.repr(kind)}", {"kind": node_kind})
+            raise WrongKind(f"this is a {node_kind} node, not {brief(kind)}", {"kind": node_kind})
         if not isinstance(compression, list):
             raise ProtocolError("the fact compression in a hello is an array")
         return cls(client, kind, tuple(name for name in compression if isinstance(name, str)))
@@ -60,13 +59,18 @@ class NodeHello:
         """Reads a node's first frame. ProtocolError if it is none, or asks for what this client cannot do."""
         facts = _facts(messages, "node")
         try:
-            told = facts["limits"]
-            node_limits = Limits(**{name: int(told[name]) for name in Limits.__dataclass_fields__})
-            if facts["authentication"]:
-                raise ProtocolError(f"the node asks for authentication ({facts['authentication']})")
-            return cls(str(facts["kind"]), str(facts["node"]), node_limits, facts["compression"], facts)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ProtocolError(f"the node's hello lacks, or has a bad, {error}") from error
+            kind, node, told, authentication = (facts[name] for name in ("kind", "node", "limits", "authentication"))
+            node_limits = {name: told[name] for name in Limits.__dataclass_fields__}
+            compression = facts["compression"]
+        except (KeyError, TypeError) as error:
+            raise ProtocolError(f"the node's hello lacks a fact: {error}") from error
+        if type(kind) is not str or type(node) is not str or compression not in (None, LZ4):
+            raise ProtocolError("in the node's hello kind, node or compression is not as it should be")
+        if not all(type(limit) is int and limit > 0 for limit in node_limits.values()):
+            raise ProtocolError("in the node's hello a limit is not a number above 0")
+        if authentication != []:
+            raise ProtocolError("the node asks for authentication, which this client does not know")
+        return cls(kind, node, Limits(**node_limits), compression, facts)
 
 
 def _facts(messages: list[Message], peer: str) -> dict[str, Any]:

@@ -25,8 +25,8 @@ class StorageEngine(Protocol):
     def record_bytes(self) -> int:
         """Bytes of keys and values, without what it takes to hold them."""
 
-    def remove(self) -> None:
-        """The channel is removed: gives up everything; whoever still reads it is told."""
+    def remove(self) -> Iterator[None]:
+        """The channel is removed: gives up everything, in short steps; whoever still reads it is told."""
 
 
 class MemoryBudget:
@@ -79,6 +79,7 @@ class StorageChannels(Generic[Engine]):
                 f"the node has {self._channels_max} channels, the most it is configured for (channels_max)",
                 {"limit": self._channels_max},
             )
+        assert name not in self._channels
         engine = self._create()
         yield engine
         self._channels[name] = engine
@@ -86,25 +87,25 @@ class StorageChannels(Generic[Engine]):
     def add_handlers(self, service: Service) -> None:
         """Handles the requests about channels that every kind of node answers."""
         service.handle(protocol.CHANNELS, lambda _: sorted(self._channels), "batch")
-        service.handle(protocol.CHANNEL_SIZE, self._channel_size)
-        service.handle(protocol.SIZE, self.size)
-        service.handle(protocol.REMOVE_CHANNEL, self._remove_channel)
+        service.handle(protocol.CHANNEL_SIZE, self._channel_size, "batch")
+        service.handle(protocol.SIZE, lambda _: self.size(), "batch")
+        service.handle(protocol.REMOVE_CHANNEL, lambda _, name: self._remove_channel(service, name), "batch")
 
     def size(self) -> tuple[int, int, int]:
         """Channels, records and bytes of the node."""
         engines = self._channels.values()
         return len(engines), sum(engine.records for engine in engines), sum(engine.record_bytes for engine in engines)
 
-    def _channel_size(self, name: object) -> tuple[int, int]:
+    def _channel_size(self, _: object, name: object) -> tuple[int, int]:
         check_channel(name)
         engine = self._channels.get(str(name))
         return (engine.records, engine.record_bytes) if engine else (0, 0)
 
-    def _remove_channel(self, name: object) -> bool:
+    def _remove_channel(self, service: Service, name: object) -> bool:
         check_channel(name)
         engine = self._channels.pop(str(name), None)
         if engine is not None:
-            engine.remove()
+            service.in_steps(engine.remove())
         return engine is not None
 
 

@@ -1,9 +1,10 @@
 """Connected byte streams, as the asynchronous client uses them: over a socket."""
 
 import errno
+import os
 import socket
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 
@@ -58,12 +59,17 @@ class SocketTransport:
 
 
 async def connect_socket(address: Address) -> Transport:
-    """Connects to a node. Raises OSError."""
+    """Connects to a node; where a name has several addresses, to the first that answers. Raises OSError."""
     if address.is_unix:
-        family, place = socket.AF_UNIX, address.path
-    else:
-        info = await anyio.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        family, place = info[0][0], info[0][4]  # type: ignore[assignment]
+        return await _connect(socket.AF_UNIX, address.path)
+    infos = await anyio.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    for family, _, _, _, place in infos[:-1]:
+        with suppress(OSError):
+            return await _connect(family, place)
+    return await _connect(infos[-1][0], infos[-1][4])
+
+
+async def _connect(family: int, place: Any) -> Transport:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -75,7 +81,7 @@ async def connect_socket(address: Address) -> Transport:
             await anyio.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            raise OSError(code, errno.errorcode.get(code, str(code)))
+            raise OSError(code, os.strerror(code))
     except BaseException:
         sock.close()
         raise

@@ -9,7 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 import swarm.dht.operations as operations
 import swarm.dht.protocol as protocol
 from swarm.core.async_client import AsyncClient, AsyncStream
-from swarm.core.errors import ConnectionLost
+from swarm.core.errors import ConnectionLost, SwarmError
 from swarm.core.limits import CLIENT_STREAM_CREDIT
 from swarm.core.nodes_file import node_addresses
 from swarm.core.protocol import Request
@@ -207,7 +207,13 @@ class Records(Generic[Record]):
     async def _next_batch(self) -> Any:
         if self._ended:
             return None
-        self._ended = True  # unless a batch comes: what has failed stays ended
+        try:
+            return await self._receive_batch()
+        except SwarmError:
+            self._ended = True
+            raise
+
+    async def _receive_batch(self) -> Any:
         give_up = time.monotonic() + self._client._timeout_s
         while True:
             if self._stream is None:
@@ -225,7 +231,6 @@ class Records(Generic[Record]):
                 continue
             if batch is not None:
                 self._walk.took(batch)
-                self._ended = False
                 return batch
             self._stream = None
             self._walk.node_ended()

@@ -10,7 +10,8 @@ __all__ = ["HASH_MAX", "HashRange", "hash_key", "split_evenly"]
 
 HASH_MAX = 2**64 - 1
 
-_RANGE = re.compile(r"\s*(0x[0-9a-fA-F]+|\d+)\s*-\s*(0x[0-9a-fA-F]+|\d+)\s*")
+_NUMBER = "(0x[0-9a-fA-F]{1,16}|[0-9]{1,20})"
+_RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*")
 
 
 @dataclass(frozen=True, order=True)
@@ -41,7 +42,8 @@ class HashRange:
         match = _RANGE.fullmatch(text)
         if match is None:
             raise ValueError(f"{text!r} is not a hash range MIN-MAX (decimal, or hexadecimal with 0x)")
-        return cls(int(match[1], 0), int(match[2], 0))
+        lowest, highest = (int(text, 16 if text.startswith("0x") else 10) for text in match.groups())
+        return cls(lowest, highest)
 
 
 def split_evenly(parts: int) -> list[HashRange]:

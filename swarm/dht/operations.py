@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import swarm.dht.protocol as protocol
 from swarm.core import protocol as core
 from swarm.core.client_session import WAIT_FOR_NODES, Call, Steps
-from swarm.core.errors import BadArgument, Conflict
+from swarm.core.errors import BadArgument, Conflict, SwarmError
 from swarm.core.limits import BATCH_BYTES, BATCH_RECORDS_MAX, RECORD_OVERHEAD_BYTES
 from swarm.core.protocol import DEFAULT_LIMITS, Request
 from swarm.dht.hash_range import hash_key
@@ -147,11 +147,14 @@ def put_many(ring: Ring, channel: str, records: Pairs) -> Steps[None]:
         reserve = sum(size + RECORD_OVERHEAD_BYTES * len(part_keys) for part_keys, _, size in parts[1:])
         for number, (part_keys, part_values, size) in enumerate(parts):
             kept: int | None = None if number else reserve
-            call = Call(node, protocol.PUT_MANY, (channel, part_keys, part_values, kept), size)
+            give_back: tuple[Any, ...] | None = (channel, [], [], 0) if reserve else None
+            call = Call(node, protocol.PUT_MANY, (channel, part_keys, part_values, kept), size, give_back)
             (rest if number else first).append(call)
-    yield first if len(first) > 1 else first[0]
-    if rest:
-        yield rest
+    results = yield first
+    refused = {call.node for call, result in zip(first, results, strict=True) if isinstance(result, SwarmError)}
+    rest = [call for call in rest if call.node not in refused]
+    results += (yield rest) if rest else []
+    _raise_first(results)
 
 
 def _mapping(pairs: list[tuple[Key, bytes]]) -> dict[Key, bytes]:
@@ -193,6 +196,7 @@ def get_many(ring: Ring, channel: str, keys: Iterable[Key]) -> Steps[dict[Key, b
         parts = [part for each in missing for part in _get_parts(ring, *each)]
         calls = [Call(node, protocol.GET_MANY, (channel, part_keys), BATCH_BYTES) for node, _, part_keys in parts]
         answers = (yield calls) if len(calls) > 1 else [(yield calls[0])]
+        _raise_first(answers)
         missing = []
         for (node, names, part_keys), values in zip(parts, answers, strict=True):
             found.update(zip(names, values, strict=False))
@@ -281,7 +285,16 @@ class Walk:
 
 def _ask_all(ring: Ring, request: Request, *arguments: Any) -> Steps[list[Any]]:
     nodes = yield from _all_nodes(ring)
-    return (yield [Call(node, request, arguments) for node in nodes])  # type: ignore[no-any-return]
+    answers = yield [Call(node, request, arguments) for node in nodes]
+    _raise_first(answers)
+    return answers  # type: ignore[no-any-return]
+
+
+def _raise_first(results: list[Any]) -> None:
+    """Results of Calls side by side: raises the first error among them."""
+    for result in results:
+        if isinstance(result, SwarmError):
+            raise result
 
 
 def _encode_keys(keys: list[Any]) -> list[bytes]:

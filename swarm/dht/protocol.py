@@ -1,11 +1,10 @@
 """The requests of the dht node, imported by the node and by its clients. docs/protocol.md §5."""
 
-import reprlib
 from typing import Any
 
 from swarm.core import limits
 from swarm.core.errors import BadArgument, BadKey, BatchTooBig, EmptyValue, ValueTooBig
-from swarm.core.protocol import CHANNEL, CREDIT, Limits, Parameter, Request, type_name
+from swarm.core.protocol import CHANNEL, CREDIT, Limits, Parameter, Request, brief, type_name
 
 KIND = "dht"
 CURSOR_HASH_BYTES = 8
@@ -91,7 +90,7 @@ def _check_bytes(name: str, bytes_max: int) -> Parameter:
 
 def _check_reserve(value: Any, _: Limits) -> None:
     if value is not None and (type(value) is not int or value < 0):
-        raise BadArgument(f"reserve is a number of bytes, at least 0, or nil; not {reprlib.repr(value)}")
+        raise BadArgument(f"reserve is a number of bytes, at least 0, or nil; not {brief(value)}")
 
 
 def _check_cursor(value: Any, _: Limits) -> None:

@@ -34,6 +34,7 @@ class Ring:
         """The narrowest of all nodes."""
         self.only: int | None = None
         """The node that is responsible for everything, if one is: then no key needs to be hashed."""
+        self._limits: dict[int, Limits] = {}
         self._starts: list[int] = []
         self._order: list[int] = []
 
@@ -48,12 +49,14 @@ class Ring:
         self.ranges[number] = HashRange(lowest, highest)
         if known not in (None, self.ranges[number]):
             log.warning("%s: its hash range has changed from %s to %s", self.nodes[number], known, self.ranges[number])
+        self._limits[number] = hello.limits
+        told = self._limits.values()
         self.limits = Limits(
-            min(self.limits.value_bytes, hello.limits.value_bytes),
-            min(self.limits.key_bytes, hello.limits.key_bytes),
-            min(self.limits.batch_bytes, hello.limits.batch_bytes),
-            min(self.limits.batch_records, hello.limits.batch_records),
-            min(self.limits.streams, hello.limits.streams),
+            min(each.value_bytes for each in told),
+            min(each.key_bytes for each in told),
+            min(each.batch_bytes for each in told),
+            min(each.batch_records for each in told),
+            min(each.streams for each in told),
         )
         self._order = sorted(self.ranges, key=lambda each: (self.ranges[each], each))
         self._starts = [self.ranges[each].lowest for each in self._order]
@@ -64,8 +67,7 @@ class Ring:
 
     def place(self, key_hash: int) -> int | None:
         """The number of the node that is responsible for the hash, None if none is known to be."""
-        position = bisect_right(self._starts, key_hash) - 1
-        if position >= 0:
+        for position in range(bisect_right(self._starts, key_hash) - 1, -1, -1):  # the first, unless ranges overlap
             number = self._order[position]
             if key_hash <= self.ranges[number].highest:
                 return number

@@ -159,6 +159,11 @@ async def memory_used(dht: Any) -> int:
     return sum(each["memory_used"] for each in (await dht.node_statistics()).values())
 
 
+async def protocol_errors(dht: Any) -> int:
+    """For which the nodes have closed a connection."""
+    return sum(each["protocol_errors"] for each in (await dht.node_statistics()).values())
+
+
 def keys_on_node(number: int, nodes: int) -> Iterator[str]:
     """Keys whose hashes are in the part of one of some nodes that share the hashes evenly."""
     part = split_evenly(nodes)[number]
@@ -1106,6 +1111,7 @@ async def many_large_requests_at_once_compressed(dht: Any, swarm: Swarm) -> None
 async def put_much_at_once(dht: Any) -> None:
     batches = [{b"%d %d" % (number, each): b"v" * 100 for each in range(1500)} for number in range(40)]
     large = {f"large {number}": b"w" * (5 * MIB) for number in range(12)}
+    errors = await protocol_errors(dht)
     async with anyio.create_task_group() as tasks:
         for batch in batches:
             tasks.start_soon(dht.put_many, "a", batch)
@@ -1114,3 +1120,4 @@ async def put_much_at_once(dht: Any) -> None:
         for key, value in large.items():
             tasks.start_soon(dht.put, "b", key, value)
     assert await dht.get_many("b", large) == large
+    assert await protocol_errors(dht) == errors

@@ -280,7 +280,8 @@ class ChannelMachine(RuleBasedStateMachine):
 
     @rule()
     def remove_the_channel(self) -> None:
-        self.channel.remove()
+        for _ in self.channel.remove():
+            pass
         assert self.budget.used == 0
         for reader in self.readers:
             try:
