@@ -10,6 +10,7 @@ Handlers at once and batches run inside the listener's pass and never await. The
 at a time between passes: whichever streams run, a client with one request waits for one batch at most.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -90,10 +91,12 @@ class Service:
         return len(self.nursery.child_tasks) if self.nursery else 0
 
     def in_steps(self, steps: Iterator[None]) -> None:
-        """Begins something now, and goes on with it between passes."""
-        if next(steps, steps) is not steps:
-            assert self.nursery is not None
+        """Begins something now, and goes on with it between passes, if there are passes."""
+        next(steps, None)
+        if self.nursery is not None:
             self.nursery.start_soon(_go_on, steps)
+        else:
+            deque(steps, maxlen=0)
 
     def start_stream(
         self, connection: StreamConnection, handler: RequestHandler, request_id: int, arguments: list[Any]

@@ -112,7 +112,7 @@ def test_the_hello_of_a_node() -> None:
         "value_bytes": 1000,
         "key_bytes": 480,
         "batch_bytes": 256 * KIB,
-        "batch_records": 8192,
+        "batch_records": 4096,
         "streams": 3,
     }
     assert facts["compression"] is None
@@ -743,10 +743,10 @@ def test_batches_at_and_past_the_most_records() -> None:
     for code, *arguments in ([PUT_MANY, "c", keys, values, 0], [GET_MANY, "c", keys], [GET_MANY, "nothing", keys]):
         status, details = connection.error(code, *arguments)
         assert status == BATCH_TOO_BIG
-        assert details == {"position": 1, "limit": 8192} or details == {"limit": 8192}
+        assert details == {"position": 1, "limit": 4096} or details == {"limit": 4096}
     assert connection.result(SIZE) == [0, 0, 0]
-    connection.result(PUT_MANY, "c", keys[:8192], values[:8192], 0)
-    assert connection.result(GET_MANY, "c", keys[:8192]) == values[:8192]
+    connection.result(PUT_MANY, "c", keys[:4096], values[:4096], 0)
+    assert connection.result(GET_MANY, "c", keys[:4096]) == values[:4096]
     assert connection.error(GET_MANY, "c", keys)[0] == BATCH_TOO_BIG
 
 
