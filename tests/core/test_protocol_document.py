@@ -148,11 +148,12 @@ def test_errors_named_in_the_text_are_in_the_table() -> None:
 
 
 def test_bounds_of_frames() -> None:
-    before_hello, other, arrays, depth = (row[1] for row in table("1. Frames"))
+    before_hello, other, arrays, elements, depth = (row[1] for row in table("1. Frames"))
     assert number(before_hello) == limits.HELLO_BYTES_MAX
     assert number(other) == limits.FRAME_BYTES_MAX
     assert number(arrays) == limits.FRAME_ARRAYS_LARGE
     assert number_after("nested arrays in a body above", "1. Frames") == limits.FRAME_BYTES_PLAIN
+    assert number(elements) == 2 * limits.BATCH_RECORDS_MAX
     assert number(depth) == 1024
 
 

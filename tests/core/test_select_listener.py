@@ -530,7 +530,7 @@ async def test_batches_of_some_do_not_keep_others_waiting() -> None:
             other = await dht.connect()
             busy = [await dht.connect() for _ in range(10)]
             batch = ["c", [b"%d" % number for number in range(4000)], [b"v"] * 4000, 0]
-            count = 20
+            count = 60
             finished: list[int] = []
 
             async def put(client: RawClient) -> None:
