@@ -35,8 +35,8 @@ from swarm.dht.protocol import CURSOR_HASH_BYTES
 SHARD_RECORDS_MAX = (
     1365  # a dict of 2048 slots is full with it: a cut costs 0.2 ms, the memory of the table is used well
 )
-CUTS_PER_BATCH = 2  # and one more for every RECORDS_PER_CUT: 683 new records make a cut necessary
-RECORDS_PER_CUT = 400
+CUTS_PER_BATCH = 1  # and one more for every RECORDS_PER_CUT: 683 new records make a cut necessary
+RECORDS_PER_CUT = 600
 SLOTS_PER_SHARD_MAX = 64  # the directory is not doubled beyond it: keys chosen to have like hashes shall not blow it up
 WALK_SHARD_RECORDS = 16  # an empty shard takes a walk as long as so many records
 WALK_RECORDS_MAX = 16384  # records that one step of a walk looks at, some 2 ms with a filter
@@ -264,7 +264,7 @@ class DhtChannel:
         before = self._shard_count
         for key_hash in large:
             self._cut(key_hash)
-            if self._shard_count - before > CUTS_PER_BATCH + len(hashes) // RECORDS_PER_CUT:
+            if self._shard_count - before >= CUTS_PER_BATCH + len(hashes) // RECORDS_PER_CUT:
                 return
 
     def _double(self) -> None:

@@ -115,6 +115,13 @@ class Connection:
         self.last_error = None
         return self._session.hello
 
+    def is_broken(self) -> bool:
+        """Whether the node has closed the connection while nothing was asked; then it can be made anew."""
+        if self._poll.poll(0):
+            with suppress(SwarmError):
+                self._receive(time.monotonic())
+        return self._sock is None
+
     def submit(self, request: Request, arguments: tuple[Any, ...], deadline: float) -> _Waiter:
         """Sends a request. Raises ConnectionLost, RequestTimeout."""
         waiter = _Waiter()
@@ -332,6 +339,8 @@ class BlockingClient:
         try:
             while True:
                 connection = self._connected(call.node, deadline, call.request)
+                if not call.request.repeatable and connection.is_broken():
+                    continue
                 try:
                     waiter = connection.submit(call.request, call.arguments, deadline)
                     try:
@@ -402,6 +411,8 @@ class BlockingClient:
         deadline = time.monotonic() + self._timeout_s
         while True:
             connection = self._connected(call.node, deadline, call.request)
+            if not call.request.repeatable and connection.is_broken():
+                continue
             try:
                 return connection.submit(call.request, call.arguments, deadline)
             except ConnectionLost:

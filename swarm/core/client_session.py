@@ -94,10 +94,7 @@ class ClientSession(Generic[Owner]):
         if not messages:
             return b""
         self._messages = []
-        data = self._encoder.encode(messages)
-        if len(data) > limits.FRAME_BYTES_PLAIN and len(messages) > 1:  # large requests travel alone
-            data = b"".join(self._encoder.encode([message]) for message in messages)
-        return data
+        return self._encoder.encode(messages, alone_above=limits.FRAME_BYTES_PLAIN)
 
     def receive(self, data: memoryview) -> list[tuple[Owner, int, Any]]:
         """Takes what came in; the answers in it: (owner, status, result).

@@ -163,10 +163,13 @@ class FrameEncoder:
         self.compression = False
         self._packer = _new_packer()
 
-    def encode(self, messages: list[Message]) -> bytes:
-        """One frame with all the messages. Its length is the caller's to bound."""
+    def encode(self, messages: list[Message], *, alone_above: int | None = None) -> bytes:
+        """One frame with all the messages, its length is the caller's to bound; or, if they take more than alone_above
+        bytes, one frame for each."""
         body: bytes = self._packer.pack(messages)
         size = len(body)
+        if alone_above is not None and size > alone_above and len(messages) > 1:
+            return b"".join(self.encode([message]) for message in messages)
         if size < COMPRESS_BYTES_MIN:
             return pack_header(size) + body
         if size > FRAME_BYTES_PLAIN:

@@ -18,7 +18,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -213,20 +213,22 @@ class Node:
 
 def listen(address: Address) -> socket.socket:
     """A socket that listens on the address; NodeError if that is not possible."""
-    try:
-        if address.is_unix:
-            _remove_stale_socket(Path(address.path))
-            sock = socket.socket(socket.AF_UNIX)
-            sock.bind(address.path)
-        else:
-            family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(place)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        raise NodeError(f"cannot listen on {address}: {error.strerror or error}") from error
-    return sock
+    with ExitStack() as stack:
+        try:
+            if address.is_unix:
+                _remove_stale_socket(Path(address.path))
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+                sock.bind(address.path)
+            else:
+                family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+                sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(place)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            raise NodeError(f"cannot listen on {address}: {error.strerror or error}") from error
+        stack.pop_all()
+        return sock
 
 
 def _remove_stale_socket(path: Path) -> None:

@@ -27,6 +27,7 @@ Pairs = Mapping[Key, bytes] | Iterable[tuple[Key, bytes]]
 
 PART_BYTES = BATCH_BYTES - 8 * BATCH_RECORDS_MAX  # of keys and values: msgpack adds less than 8 bytes to a record
 GET_PART_RECORDS = 2048  # parts of a large get many: small enough that node and client work at the same time
+PUT_PART_RECORDS = 1024  # parts of a large put many: small enough that the node's other clients hardly notice
 
 check_channel = lru_cache(maxsize=1024)(core.check_channel)
 
@@ -178,7 +179,7 @@ def _put_parts(ring: Ring, keys: list[bytes], values: list[bytes]) -> list[tuple
     ends = list(accumulate(map(add, map(len, keys), map(len, values))))
     return [
         (keys[start:stop], values[start:stop], ends[stop - 1] - (ends[start - 1] if start else 0))
-        for start, stop in _parts(ends, ring.limits.batch_records)
+        for start, stop in _parts(ends, min(ring.limits.batch_records, PUT_PART_RECORDS))
     ]
 
 

@@ -7,7 +7,7 @@ dht_in_memory    the nodes are tasks of the test's own trio.run, and clients rea
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,11 @@ def running_dht(
         Address.unix(str(unix_directory / f"dht-{number}.sock")) if unix_directory else Address("127.0.0.1", 0)
         for number in range(len(configs))
     ]
-    sockets = {}
-    for place in places:
-        sock = listen(place)
-        sockets[str(place if place.is_unix else Address(*sock.getsockname()))] = sock
-    with ThreadPoolExecutor(1, "dht") as thread:
+    sockets: dict[str, socket.socket] = {}
+    with ExitStack() as opened, ThreadPoolExecutor(1, "dht") as thread:
+        for place in places:
+            sock = opened.enter_context(listen(place))
+            sockets[str(place if place.is_unix else Address(*sock.getsockname()))] = sock
         started: Future[RunningDht] = Future()
         finished = thread.submit(trio.run, _serve, configs, sockets, started)
         either: list[Future[Any]] = [started, finished]

@@ -10,7 +10,7 @@ Ends = trio.StapledStream[trio.testing.MemorySendStream, trio.testing.MemoryRece
 
 
 class MemoryTransport:
-    """The client's end of a memory stream, as the clients for trio want it (swarm.core.async_client.Transport).
+    """The client's end of a memory stream, as the clients for trio want it (swarm.core.transports.Transport).
 
     What is sent is at the other end at once and without bound: a peer that does not read is not modelled.
     """

@@ -14,6 +14,7 @@ from typing import IO, Self
 
 from nodes.dht.config import DhtConfig
 from swarm.core.config import Address, parse_address
+from swarm.core.node import LogsSection
 
 EXIT_S = 30.0
 _SERVES = re.compile(r"serves on (\S+),")
@@ -29,7 +30,9 @@ class DhtProcess:
     """
 
     def __init__(self, directory: Path, config: DhtConfig | None = None) -> None:
-        """directory: for its configuration, data and logs. config: everything but address, data directory and logs."""
+        """directory: for its configuration, data and logs, made where needed.
+        config: all that is to be other than the defaults; address, data directory and logs in it are not used.
+        """
         self.address = "127.0.0.1:0"
         """Known once it was started."""
         self.output: list[str] = []
@@ -121,7 +124,8 @@ class DhtProcess:
     def _write_configuration(self) -> Path:
         data = self._directory / "data"
         address: Address = parse_address(self.address)
-        config = replace(self._config, node=replace(self._config.node, address=address, data=data))
+        config = replace(self._config, node=replace(self._config.node, address=address, data=data), logs=LogsSection())
+        self._directory.mkdir(exist_ok=True)
         path = self._directory / "dht.ini"
         with path.open("w", encoding="utf-8") as file:
             for section in fields(config):

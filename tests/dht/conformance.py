@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
@@ -71,16 +71,17 @@ class Swarm:
 class Row:
     check: Callable[[Any, Swarm], Awaitable[None]]
     config: DhtConfig
+    heavy: bool
 
 
 ROWS: list[Row] = []
 
 
-def row(config: DhtConfig = DEFAULT) -> Callable[[Any], Any]:
-    """Adds a function to the rows; config: that of the nodes."""
+def row(config: DhtConfig = DEFAULT, *, heavy: bool = False) -> Callable[[Any], Any]:
+    """Adds a function to the rows. config: that of the nodes. heavy: it takes long, as rows with many bytes do."""
 
     def add(check: Any) -> Any:
-        ROWS.append(Row(check, config))
+        ROWS.append(Row(check, config, heavy))
         return check
 
     return add
@@ -134,7 +135,9 @@ class _AwaitableIterator:
 # What rows need again and again.
 
 
+@cache
 def records(count: int, value: bytes = b"v" * 100) -> dict[bytes, bytes]:
+    """Always the same, for all that ask: not to be changed."""
     return {b"key-%06d" % number: value + b"%d" % number for number in range(count)}
 
 
@@ -387,26 +390,26 @@ async def put_many_keeps_the_last_of_a_key(dht: Any, swarm: Swarm) -> None:
     await dht.put_many("a", [(b"k", b"1"), ("k", b"4444")])
     assert await dht.get("a", "k") == b"4444"
     # Of keys in parts that are sent one after another, too.
-    many = [(b"%d" % (number % 30_000), b"%d" % number) for number in range(60_000)]
+    many = [(b"%d" % (number % 10_000), b"%d" % number) for number in range(20_000)]
     await dht.put_many("b", [*many, *((key.decode(), value + b"!") for key, value in many)])
     assert await everything(dht, "b") == {key: value + b"!" for key, value in many}
     count, size = await dht.size()
-    assert count == 30_002
+    assert count == 10_002
     assert await memory_used(dht) == size + RECORD_OVERHEAD_BYTES * count
 
 
-@row()
+@row(heavy=True)
 async def put_many_and_get_many_of_100_000(dht: Any, swarm: Swarm) -> None:
     many = records(100_000)
     await dht.put_many("a", many)
     assert await dht.channel_size("a") == (len(many), stored_bytes(many))
     assert await dht.get_many("a", many) == many
-    assert await everything(dht, "a") == many
     changed = dict.fromkeys(many, b"new")
     await dht.put_many("a", changed)
     assert await dht.channel_size("a") == (len(many), stored_bytes(changed))
-    assert await dht.get_many("a", [*many, *(b"missing %d" % number for number in range(1000))]) == changed
     assert await memory_used(dht) == stored_bytes(changed) + RECORD_OVERHEAD_BYTES * len(changed)
+    some = [*islice(many, 20_000), *(b"missing %d" % number for number in range(1000))]
+    assert await dht.get_many("a", some) == dict.fromkeys(some[:20_000], b"new")
 
 
 @row()
@@ -432,7 +435,7 @@ async def five_megabytes_of_values(dht: Any, swarm: Swarm) -> None:
     assert [await dht.get("a", key) for key in some] == list(some.values())
 
 
-@row()
+@row(heavy=True)
 async def values_of_16_mib(dht: Any, swarm: Swarm) -> None:
     first, second = b"1" * VALUE_BYTES_MAX, b"2" * VALUE_BYTES_MAX
     await dht.put("a", "single", first)
@@ -457,7 +460,7 @@ async def huge_and_tiny_values_mixed(dht: Any, swarm: Swarm) -> None:
     assert {key async for key in dht.get_all_keys("a")} == set(some)
 
 
-@row()
+@row(heavy=True)
 async def a_bad_record_in_a_large_batch(dht: Any, swarm: Swarm) -> None:
     """Nothing is stored, of the records before it neither."""
     good = records(100_000)
@@ -470,8 +473,8 @@ async def a_bad_record_in_a_large_batch(dht: Any, swarm: Swarm) -> None:
         (b"", b"v", BadKey),
         (7, b"v", BadKey),
     ):
-        batch: list[tuple[Any, Any]] = list(good.items())
-        batch[70_000] = (key, value)
+        batch: list[tuple[Any, Any]] = list(good.items() if kind in (EmptyValue, BadKey) else islice(good.items(), 100))
+        batch[70_000 if len(batch) > 70_000 else 99] = (key, value)
         with pytest.raises(kind) as caught:
             await dht.put_many("a", batch)
         assert type(caught.value) is kind
@@ -493,20 +496,19 @@ async def a_generator_that_fails(dht: Any, swarm: Swarm) -> None:
     assert await dht.channels() == []
 
 
-@row(SMALL)
+@row(SMALL, heavy=True)
 async def memory_limit_in_the_middle_of_a_large_batch(dht: Any, swarm: Swarm) -> None:
     """Nothing of it is stored, and the memory is free again."""
     await dht.put("a", "key", b"value")
     used = await memory_used(dht)
     assert used == 8 + RECORD_OVERHEAD_BYTES
-    for count in (60_000, 100_000):
-        with pytest.raises(OutOfMemory) as caught:
-            await dht.put_many("a", records(count))
-        assert caught.value.node in swarm.addresses
-        assert caught.value.details["limit"] == SMALL.node.memory_limit
-        assert caught.value.try_again
-        assert await everything(dht, "a") == {b"key": b"value"}
-        assert await memory_used(dht) == used
+    with pytest.raises(OutOfMemory) as caught:
+        await dht.put_many("a", records(50_000))
+    assert caught.value.node in swarm.addresses
+    assert caught.value.details["limit"] == SMALL.node.memory_limit
+    assert caught.value.try_again
+    assert await everything(dht, "a") == {b"key": b"value"}
+    assert await memory_used(dht) == used
     fits = records(10_000)
     await dht.put_many("a", fits)
     assert await everything(dht, "a") == fits | {b"key": b"value"}
@@ -733,7 +735,7 @@ async def put_if_absent(dht: Any, swarm: Swarm) -> None:
 
 @row()
 async def get_all_gives_everything(dht: Any, swarm: Swarm) -> None:
-    for count in (1, 2, 1000, 40_000):
+    for count in (1, 2, 20_000):
         some = records(count)
         await dht.put_many("a", some)
         assert await everything(dht, "a") == some
@@ -743,11 +745,27 @@ async def get_all_gives_everything(dht: Any, swarm: Swarm) -> None:
 
 
 @row()
+async def get_all_in_batches(dht: Any, swarm: Swarm) -> None:
+    some = records(20_000)
+    await dht.put_many("a", some)
+    if isinstance(dht, AwaitableClient):
+        return  # a blocking program has no need of it: its loops cost nothing for each record
+    pairs = [batch async for batch in dht.get_all("a").batches()]
+    assert 1 < len(pairs) < 200
+    assert all(pairs)
+    assert sum(map(len, pairs)) == len(some)
+    assert dict(itertools.chain.from_iterable(pairs)) == some
+    keys = [batch async for batch in dht.get_all_keys("a", key_prefix="key-01").batches()]
+    assert sorted(itertools.chain.from_iterable(keys)) == sorted(key for key in some if key.startswith(b"key-01"))
+    assert [batch async for batch in dht.get_all("none").batches()] == []
+
+
+@row()
 async def get_all_filters(dht: Any, swarm: Swarm) -> None:
     some = {
         b"%s-%d" % (kind, number): (b"<%d>" % (number % 7)) * 20
         for kind in (b"user", b"user2", "größe".encode())
-        for number in range(5000)
+        for number in range(2000)
     }
     await dht.put_many("a", some)
     for prefix, substring in (
@@ -796,7 +814,7 @@ async def leaving_the_loop_stops_get_all(dht: Any, swarm: Swarm) -> None:
     assert await everything(dht, "a") == some
 
 
-@row(SMALL)
+@row(SMALL, heavy=True)
 async def streams_have_a_limit(dht: Any, swarm: Swarm) -> None:
     some = records(20_000 if len(swarm.addresses) == 2 else 12_000)
     await dht.put_many("a", some)
@@ -811,7 +829,7 @@ async def streams_have_a_limit(dht: Any, swarm: Swarm) -> None:
     assert await everything(dht, "a") == some
 
 
-@row()
+@row(heavy=True)
 async def two_get_alls_at_once(dht: Any, swarm: Swarm) -> None:
     first_channel, second_channel = records(30_000), records(20_000, b"other")
     await dht.put_many("a", first_channel)
@@ -832,10 +850,10 @@ async def two_get_alls_at_once(dht: Any, swarm: Swarm) -> None:
     assert set(seen["keys"]) == set(first_channel)
 
 
-@row()
+@row(heavy=True)
 async def get_all_while_others_write(dht: Any, swarm: Swarm) -> None:
     """Every record that exists throughout is given exactly once."""
-    some = records(40_000)
+    some = records(30_000)
     await dht.put_many("a", some)
     removed, kept, seen = list(some)[::3], set(some) - set(list(some)[::3]), []
     written = itertools.count()
@@ -844,9 +862,9 @@ async def get_all_while_others_write(dht: Any, swarm: Swarm) -> None:
             seen.append(key)
             assert key not in kept or value in (some[key], b"overwritten")
             if len(seen) % 2000 == 0:
-                await other.put_many("a", {b"new %d" % next(written): b"v" * 100 for _ in range(2000)})
+                await other.put_many("a", {b"new %d" % next(written): b"v" * 100 for _ in range(1000)})
                 await other.put("a", next(iter(kept)), b"overwritten")
-                for _ in range(100):
+                for _ in range(30):
                     assert await other.remove("a", removed.pop())
     assert len(seen) == len(set(seen)), "a record was given more than once"
     assert kept <= set(seen)
@@ -855,7 +873,7 @@ async def get_all_while_others_write(dht: Any, swarm: Swarm) -> None:
 @row()
 async def get_all_of_a_channel_that_is_removed(dht: Any, swarm: Swarm) -> None:
     for method in ("get_all", "get_all_keys"):
-        await dht.put_many("a", records(40_000, b"v" * 400))
+        await dht.put_many("a", records(12_000, b"v" * 400))
         walk = getattr(dht, method)("a")
         await anext(walk)
         async with swarm.client() as other:
@@ -871,7 +889,7 @@ async def get_all_of_a_channel_that_is_removed(dht: Any, swarm: Swarm) -> None:
 
 @row()
 async def an_iteration_that_has_failed_stays_ended(dht: Any, swarm: Swarm) -> None:
-    await dht.put_many("a", records(40_000, b"v" * 400))
+    await dht.put_many("a", records(12_000, b"v" * 400))
     walk = dht.get_all("a")
     await anext(walk)
     await dht.remove_channel("a")
@@ -967,7 +985,7 @@ async def errors_tell_where_and_what(dht: Any, swarm: Swarm) -> None:
     with pytest.raises(Conflict) as conflict:
         await dht.update("a", "key", change_between(swarm, b"changed"))
     with pytest.raises(OutOfMemory) as full:
-        await dht.put_many("a", records(100_000))
+        await dht.put_many("a", records(50_000))
     for error, request in ((conflict.value, "update"), (full.value, "put many")):
         assert error.node in swarm.addresses
         assert error.request == request
@@ -975,7 +993,7 @@ async def errors_tell_where_and_what(dht: Any, swarm: Swarm) -> None:
         assert str(error) == f"{request} at {error.node}: {error.text}"
 
 
-@row()
+@row(heavy=True)
 async def compression(dht: Any, swarm: Swarm) -> None:
     some = records(20_000) | {b"large": b"compresses well " * 200_000, b"small": b"1"}
     async with swarm.client(compression=True) as other:
@@ -994,7 +1012,7 @@ async def compression(dht: Any, swarm: Swarm) -> None:
 @row()
 async def nodes_that_are_not_there(dht: Any, swarm: Swarm) -> None:
     begun = time.perf_counter()
-    async with swarm.client(nodes=[swarm.dead_address], timeout=0.2) as other:
+    async with swarm.client(nodes=[swarm.dead_address], timeout=0.1) as other:
         for call in (lambda: other.get("a", "key"), lambda: other.remove("a", "key"), other.ready, other.ping):
             with pytest.raises(NodeUnreachable) as caught:
                 await call()
@@ -1018,12 +1036,7 @@ async def a_dead_node_leaves_the_others_usable(dht: Any, swarm: Swarm) -> None:
             await other.put("a", key, b"value")
             assert await other.get("a", key) == b"value"
             assert await other.get_many("a", [key]) == {key: b"value"}
-            for call in (
-                partial(other.put, "a", lost, b"value"),
-                partial(other.get_many, "a", [key, lost]),
-                partial(other.channels),
-                partial(everything, other, "a"),
-            ):
+            for call in (partial(other.get_many, "a", [key, lost]), partial(everything, other, "a")):
                 with pytest.raises(NodeUnreachable) as caught:
                     await call()
                 assert swarm.dead_address in str(caught.value)
@@ -1055,7 +1068,7 @@ async def a_client_that_is_not_open(dht: Any, swarm: Swarm) -> None:
 
 @row()
 async def a_client_that_is_closed_while_it_iterates(dht: Any, swarm: Swarm) -> None:
-    await dht.put_many("a", records(40_000))
+    await dht.put_many("a", records(12_000, b"v" * 400))
     async with swarm.client() as other:
         walk = other.get_all("a")
         await anext(walk)
@@ -1077,7 +1090,7 @@ async def an_error_in_the_block_of_a_client_comes_out_as_it_is(dht: Any, swarm: 
 @row()
 async def fifty_tasks_at_once(dht: Any, swarm: Swarm) -> None:
     async def work(number: int) -> None:
-        some = {b"%d %d" % (number, each): b"%d" % each * 10 for each in range(30)}
+        some = {b"%d %d" % (number, each): b"%d" % each * 10 for each in range(12)}
         for key, value in some.items():
             await dht.put("a", key, value)
             assert await dht.get("a", key) == value
@@ -1092,30 +1105,30 @@ async def fifty_tasks_at_once(dht: Any, swarm: Swarm) -> None:
         for number in range(50):
             tasks.start_soon(work, number)
     assert await everything(dht, "a") == {
-        b"%d %d" % (number, each): b"back" for number in range(1, 50, 2) for each in range(30)
+        b"%d %d" % (number, each): b"back" for number in range(1, 50, 2) for each in range(12)
     }
 
 
-@row()
+@row(heavy=True)
 async def many_large_requests_at_once(dht: Any, swarm: Swarm) -> None:
     """What tasks ask for at the same moment leaves together, but no frame becomes too long by it."""
     await put_much_at_once(dht)
 
 
-@row()
+@row(heavy=True)
 async def many_large_requests_at_once_compressed(dht: Any, swarm: Swarm) -> None:
     async with swarm.client(compression=True) as other:
         await put_much_at_once(other)
 
 
 async def put_much_at_once(dht: Any) -> None:
-    batches = [{b"%d %d" % (number, each): b"v" * 100 for each in range(1500)} for number in range(40)]
-    large = {f"large {number}": b"w" * (5 * MIB) for number in range(12)}
+    batches = [{b"%d %d" % (number, each): b"v" * 100 for each in range(1500)} for number in range(20)]
+    large = {f"large {number}": b"w" * (5 * MIB) for number in range(8)}
     errors = await protocol_errors(dht)
     async with anyio.create_task_group() as tasks:
         for batch in batches:
             tasks.start_soon(dht.put_many, "a", batch)
-    assert await dht.channel_size("a") == (60_000, sum(map(stored_bytes, batches)))
+    assert await dht.channel_size("a") == (30_000, sum(map(stored_bytes, batches)))
     async with anyio.create_task_group() as tasks:
         for key, value in large.items():
             tasks.start_soon(dht.put, "b", key, value)

@@ -20,7 +20,7 @@ import trio.testing
 import swarm.blocking
 from nodes.dht.config import DhtConfig, NodeSection
 from swarm.core import limits
-from swarm.core.client_session import ClientSession
+from swarm.core.client_session import Call, ClientSession
 from swarm.core.config import Address, parse_address
 from swarm.core.errors import (
     ClientClosed,
@@ -32,6 +32,8 @@ from swarm.core.errors import (
     TooManyRequests,
 )
 from swarm.core.limits import RECORD_OVERHEAD_BYTES
+from swarm.core.node import NodeError
+from swarm.core.protocol import Request
 from swarm.core.transports import Transport
 from swarm.dht import DhtClient
 from swarm.dht.hash_range import HASH_MAX, HashRange, hash_key, split_evenly
@@ -60,6 +62,17 @@ def run(kind: str, nodes: list[str], work: Callable[[Any], Awaitable[None]], **o
                 await work(dht)
 
     anyio.run(main, backend="asyncio" if kind == "asyncio" else "trio")
+
+
+async def until_reached(dht: Any) -> None:
+    """Its timeout may be shorter than the time to its next attempt to connect."""
+    with anyio.fail_after(HANG_S):
+        while True:
+            try:
+                await dht.ping()
+                return
+            except NodeUnreachable:
+                continue
 
 
 @dataclass
@@ -271,6 +284,7 @@ def test_get_all_of_a_node_that_does_not_come_back(kind: str, tmp_path: Path) ->
             async for _ in walk:
                 pass
         node.start()
+        await until_reached(dht)
         await dht.put("a", "key", b"value")
         assert await everything(dht, "a") == {b"key": b"value"}
 
@@ -309,13 +323,8 @@ def test_a_node_that_does_not_greet(kind: str, tmp_path: Path) -> None:
     async def work(dht: Any) -> None:
         with node.paused(), pytest.raises(NodeUnreachable):
             await dht.get("a", "key")
-        with anyio.fail_after(10):
-            while True:
-                try:
-                    await dht.put("a", "key", b"value")
-                    break
-                except NodeUnreachable:
-                    continue  # it is waiting for the next attempt
+        await until_reached(dht)
+        await dht.put("a", "key", b"value")
         assert await dht.get("a", "key") == b"value"
 
     with DhtProcess(tmp_path) as node:
@@ -377,6 +386,69 @@ def test_a_name_with_several_addresses(kind: str, monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(socket, "getaddrinfo", resolve)
         run(kind, [f"dht.test:{port}"], work, timeout=2.0)
+
+
+def test_a_blocking_client_that_was_idle_while_the_node_restarted(tmp_path: Path) -> None:
+    """Its connection is known to be broken before anything is sent, so nothing can have been carried out."""
+    with DhtProcess(tmp_path) as node, swarm.blocking.DhtClient(node.address) as dht:
+        for call, answer in (
+            (lambda: dht.remove("a", "key"), False),
+            (lambda: dht.put_if_absent("a", "key", b"value"), True),
+            (lambda: dht.remove_channel("a"), False),
+        ):
+            dht.put("a", "other", b"value")
+            node.kill()
+            node.start()
+            assert call() is answer
+
+
+# What programs test themselves with.
+
+
+CRASH = Request(99, "crash", ())
+
+
+@every_client
+def test_a_node_that_crashes_is_told_at_the_end(kind: str) -> None:
+    def crash() -> Iterator[Call]:
+        yield Call(0, CRASH, ())
+
+    async def work(dht: Any) -> None:
+        await dht.put("a", "key", b"value")
+        with pytest.raises(SwarmError):
+            await dht._run(crash())
+
+    def run_until_it_crashes() -> None:
+        with running_dht(2) as dht_nodes:
+            for node in dht_nodes._nodes:
+                node.service.handle(CRASH, lambda: 1 // 0)
+            run(kind, dht_nodes.addresses, work, timeout=0.5)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run_until_it_crashes()
+    assert caught.group_contains(ZeroDivisionError)
+
+
+def test_nodes_that_cannot_start(tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match="none"), running_dht(2, unix_directory=tmp_path / "none"):
+        pytest.fail("it has started")
+    with DhtProcess(tmp_path / "first") as first:
+        second = DhtProcess(tmp_path / "second")
+        second.address = first.address
+        with pytest.raises(RuntimeError, match="cannot listen"):
+            second.start()
+        assert first.stop() == 0
+
+
+def test_what_the_body_raises_comes_out_as_it_is() -> None:
+    async def main() -> None:
+        async with dht_in_memory(2):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        trio.run(main)
+    with pytest.raises(ZeroDivisionError), running_dht(2):
+        raise ZeroDivisionError
 
 
 # Hash ranges that do not fit together.

@@ -84,7 +84,7 @@ def check_structure(channel: DhtChannel, hash_range: HashRange) -> None:
     assert len(directory) <= 2 * SLOTS_PER_SHARD_MAX * channel._shard_count
 
 
-@dataclass
+@dataclass(eq=False)
 class Reader:
     """A walk, and what it has to give."""
 
@@ -108,14 +108,15 @@ class ChannelMachine(RuleBasedStateMachine):
         self.readers: list[Reader] = []
         self.model: dict[bytes, bytes] = {}
 
-    @initialize(name=st.sampled_from(sorted(RANGES)), few_hashes=st.booleans())
-    def begin(self, name: str, few_hashes: bool) -> None:
+    @initialize(name=st.sampled_from(sorted(RANGES)), few_hashes=st.booleans(), filled=st.integers(0, POOL))
+    def begin(self, name: str, few_hashes: bool, filled: int) -> None:
         self.range = RANGES[name]
         few_hashes = few_hashes and any(number << 61 in self.range for number in range(8))
         for name, value in (
             ("SHARD_RECORDS_MAX", 4),
             ("BATCH_BYTES", 120),
-            ("WALK_RECORDS_MAX", 12),
+            ("WALK_RECORDS_MAX", 40),
+            ("WALK_SHARD_RECORDS", 2),
             ("REPLY_BYTES_MAX", 300),
             ("hash_key", eight_hashes if few_hashes else hash_key),
         ):
@@ -124,6 +125,9 @@ class ChannelMachine(RuleBasedStateMachine):
         self.outside = key_outside(self.range, few_hashes)
         self.budget = MemoryBudget(BUDGET)
         self.channel = DhtChannel(self.range, self.budget)
+        if filled:
+            self.put_a_row(0, filled)
+        self.always = self.walk(b"", b"")
 
     def touch(self, *keys: bytes) -> None:
         for reader in self.readers:
@@ -246,6 +250,9 @@ class ChannelMachine(RuleBasedStateMachine):
         key_prefix=st.sampled_from([b"", b"", b"1", b"12", b"none"]),
         substring=st.sampled_from([b"", b"", b"v"]),
     )
+    def begin_to_walk(self, key_prefix: bytes, substring: bytes) -> Reader:
+        return self.walk(key_prefix, substring)
+
     def walk(self, key_prefix: bytes, substring: bytes) -> Reader:
         reader = Reader(
             key_prefix,
@@ -258,6 +265,11 @@ class ChannelMachine(RuleBasedStateMachine):
 
     @rule(reader=walks, steps=st.integers(1, 20))
     def go_on(self, reader: Reader, steps: int) -> None:
+        if reader in self.readers:  # else its channel was removed
+            self.read(reader, steps)
+
+    def read(self, reader: Reader, steps: int) -> bool:
+        """Whether it has ended."""
         for cursor, keys, values in islice(reader.batches, steps):
             steps -= 1
             for key, value in zip(keys, values, strict=True):
@@ -273,10 +285,20 @@ class ChannelMachine(RuleBasedStateMachine):
         assert len(set(reader.seen)) == len(reader.seen), "a record was given twice"
         if steps:
             assert reader.untouched <= set(reader.seen), "it has ended and not given everything"
+        return steps > 0
 
     @rule(reader=walks)
     def resume(self, reader: Reader) -> None:
-        reader.batches = self.channel.walk(reader.cursor, reader.key_prefix, reader.substring)
+        if reader in self.readers:
+            reader.batches = self.channel.walk(reader.cursor, reader.key_prefix, reader.substring)
+
+    @invariant()
+    def one_walk_goes_on_between_all_steps(self) -> None:
+        if hasattr(self, "always"):
+            if self.always not in self.readers or self.read(self.always, 1):
+                self.always = self.walk(b"", b"")
+            if len(self.always.seen) % 2:
+                self.resume(self.always)
 
     @rule()
     def remove_the_channel(self) -> None:
@@ -289,9 +311,6 @@ class ChannelMachine(RuleBasedStateMachine):
             except ChannelRemoved:
                 continue
             assert reader.untouched <= set(reader.seen), "it has ended and not given everything"
-        for reader in self.readers:
-            reader.batches = iter(())
-            reader.untouched.clear()
         self.readers.clear()
         self.model.clear()
         self.channel = DhtChannel(self.range, self.budget)
@@ -327,7 +346,7 @@ def place_of(key: bytes) -> bytes:
 
 
 TestChannel = ChannelMachine.TestCase
-TestChannel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestChannel.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 
 
 def filled(count: int, hash_range: HashRange = HashRange(), value: bytes = b"v" * 20) -> DhtChannel:
