@@ -51,7 +51,7 @@ def main(config_file: Path | None, address: Address | None, data: Path | None, h
         config = replace(config, node=override(config.node, address=address, data=data, hash_range=hash_range))
         if not (config.node.address.is_loopback or config.node.allow_open_network):
             raise ConfigError(
-                f"{config.node.address} can be reached from other machines, and whoever reaches it may read and write. "
+                f"{config.node.address} is not known to be loopback: whoever reaches it may read and write. "
                 "Listen on 127.0.0.1, or set allow_open_network = yes in section [node] if that is what you want"
             )
     except ConfigError as error:

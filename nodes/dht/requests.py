@@ -87,13 +87,12 @@ class DhtRequests:
     def _put_many(self, connection: ConnectionHandler, channel: Any, keys: Any, values: Any, reserve: Any) -> None:
         is_batch = type(keys) is list and type(values) is list
         size = protocol.records_size(keys, values, self._value_bytes) if is_batch else 0
-        usual = type(channel) is str and size and len(keys) <= self._limits.batch_records and type(reserve) is int
-        if not usual or reserve:
+        usual = size and type(channel) is str and len(keys) <= self._limits.batch_records
+        if not usual or not (reserve is None or (type(reserve) is int and reserve >= 0)):
             protocol.PUT_MANY.check((channel, keys, values, reserve), self._limits)
             protocol.check_records(keys, values, self._limits)
         if not keys:
-            if reserve == 0 and connection in self._reserved:
-                self._release(connection, self._reserved[connection])
+            self._release(connection, reserve or 0)
             return
         if reserve is None:
             self._release(connection, size + RECORD_OVERHEAD_BYTES * len(keys))

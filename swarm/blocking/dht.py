@@ -12,6 +12,7 @@ from swarm.core.nodes_file import node_addresses
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.dht import operations, protocol
+from swarm.dht.hash_range import HashRange
 from swarm.dht.operations import Key, Walk
 from swarm.dht.ring import Ring, RingProblem
 
@@ -94,6 +95,9 @@ class DhtClient(BlockingClient):
 
     def node_statistics(self) -> dict[str, dict[str, Any]]:
         return self._run(operations.node_statistics(self._ring))
+
+    def hash_ranges(self) -> dict[str, HashRange]:
+        return self._run(operations.hash_ranges(self._ring))
 
     def ping(self) -> None:
         self._run(operations.ping(self._ring))

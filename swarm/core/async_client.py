@@ -14,7 +14,15 @@ from swarm.core import limits
 from swarm.core.async_connection import Connection
 from swarm.core.client_session import WAIT_FOR_NODES, Call, Result, Steps, describe, result_of
 from swarm.core.config import Address
-from swarm.core.errors import ClientClosed, ConnectionLost, NodeUnreachable, RequestTimeout, SwarmError
+from swarm.core.errors import (
+    ClientClosed,
+    ConnectionLost,
+    NodeUnreachable,
+    RequestTimeout,
+    SwarmError,
+    checked_timeout,
+    no_node_responsible,
+)
 from swarm.core.event_loop import EventLoop, current_event_loop
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
@@ -36,7 +44,7 @@ class AsyncClient:
         compression: bool,
         connect: Callable[[Address], Awaitable[Transport]] = connect_socket,
     ) -> None:
-        self._timeout_s = timeout
+        self._timeout_s = checked_timeout(timeout)
         self._connections = [
             Connection(address, self.kind, timeout, compression, connect, self._hello_handler(number))
             for number, address in enumerate(nodes)
@@ -174,10 +182,12 @@ class AsyncClient:
 
     async def _wait_for_nodes(self, deadline: float) -> None:
         assert self._node_came is not None
+        missing = [connection for connection in self._connections if not connection.ready]
+        if not missing:
+            raise no_node_responsible()
         with anyio.move_on_at(deadline):
             await self._node_came.wait()
             return
-        missing = [connection for connection in self._connections if not connection.ready]
         why = "; ".join(f"{connection.name}: {connection.last_error or 'no answer'}" for connection in missing)
         raise NodeUnreachable(
             f"no node that was reached within {self._timeout_s:g} s is responsible for the key "
@@ -209,16 +219,16 @@ class _CallsInFlight:
         in_flight: deque[tuple[int, Waiter, float]] = deque()
         size = 0
         error: SwarmError | None = None
+        unsent = {position: call for position, call in enumerate(self._calls) if call.node == node}
         try:
-            for position, call in enumerate(self._calls):
-                if call.node != node:
-                    continue
+            for position, call in list(unsent.items()):
                 while in_flight and size + call.size > limits.CLIENT_PARTS_BYTES:
                     size -= self._calls[in_flight[0][0]].size
                     error = await self._finish(connection, *in_flight.popleft()) or error
                 if error is None:
                     try:
                         in_flight.append((position, *(await self._submit(connection, call))))
+                        del unsent[position]
                         size += call.size
                         continue
                     except SwarmError as failed:
@@ -230,6 +240,9 @@ class _CallsInFlight:
             for position, waiter, _ in in_flight:
                 connection.abandon(self._calls[position], waiter)
                 self._client._statistics_of(self._calls[position].request).in_flight -= 1
+            for call in unsent.values():
+                if call.unsent is not None:
+                    connection.notify(call.request, call.unsent, self._loop.waiter(math.inf))
 
     async def _submit(self, connection: Connection, call: Call) -> tuple[Waiter, float]:
         deadline = self._loop.clock() + self._client._timeout_s

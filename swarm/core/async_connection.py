@@ -99,9 +99,9 @@ class Connection:
         if greeting.cancelled_caught:
             raise TimeoutError("no answer to the hello")
         assert session.hello is not None
+        self._on_hello(session.hello)
         self._session = session
         self.last_error = None
-        self._on_hello(session.hello)
         log.info("%s: connected to %s", self.name, session.hello.node)
         async with anyio.create_task_group() as tasks:
             self.ready = True
@@ -164,9 +164,14 @@ class Connection:
     def abandon(self, call: Call, waiter: Waiter) -> None:
         """The program does not wait for this answer any more."""
         self.forget(waiter)
-        if call.abandon is not None and self._session is not None:
-            waiter.request_id = self._session.request(call.request, call.abandon, waiter)
-            self.forget(waiter)  # its answer tells nothing
+        if call.abandon is not None:
+            self.notify(call.request, call.abandon, waiter)
+
+    def notify(self, request: Request, arguments: tuple[Any, ...], waiter: Waiter) -> None:
+        """Sends a request whose answer nobody waits for, if there is a connection."""
+        if self._session is not None:
+            waiter.request_id = self._session.request(request, arguments, waiter)
+            self.forget(waiter)
             self._send_soon()
 
     def forget(self, waiter: Waiter) -> None:

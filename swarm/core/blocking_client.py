@@ -18,7 +18,16 @@ from typing import Any, Self
 from swarm.core import limits, protocol
 from swarm.core.client_session import WAIT_FOR_NODES, Call, ClientSession, Result, Steps, describe, result_of
 from swarm.core.config import Address
-from swarm.core.errors import ClientClosed, ConnectionLost, NodeUnreachable, RequestTimeout, SwarmError, connection_lost
+from swarm.core.errors import (
+    ClientClosed,
+    ConnectionLost,
+    NodeUnreachable,
+    RequestTimeout,
+    SwarmError,
+    checked_timeout,
+    connection_lost,
+    no_node_responsible,
+)
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.core.stats import RequestStatistics
@@ -153,8 +162,13 @@ class Connection:
         if self._sock is not None:
             self.forget(waiter)
             if call.abandon is not None:
-                with suppress(SwarmError):
-                    self.forget(self.submit(call.request, call.abandon, time.monotonic() + self._timeout_s))
+                self.notify(call.request, call.abandon)
+
+    def notify(self, request: Request, arguments: tuple[Any, ...]) -> None:
+        """Sends a request whose answer nobody waits for, if there is a connection."""
+        if self._sock is not None:
+            with suppress(SwarmError):
+                self.forget(self.submit(request, arguments, time.monotonic() + self._timeout_s))
 
     def forget(self, waiter: _Waiter) -> None:
         if self._session.waiting.get(waiter.request_id) is waiter:
@@ -241,7 +255,7 @@ class BlockingClient:
     kind: str
 
     def __init__(self, nodes: Sequence[Address], *, timeout: float, compression: bool) -> None:
-        self._timeout_s = timeout
+        self._timeout_s = checked_timeout(timeout)
         self._connections = [Connection(address, self.kind, timeout, compression) for address in nodes]
         self._statistics: dict[int, RequestStatistics] = {}
         self._lock = threading.RLock()
@@ -286,7 +300,7 @@ class BlockingClient:
         connection = self._connections[number]
         if not connection.ready:
             try:
-                self._learn(number, connection.connect(deadline))
+                self._greeted(number, connection.connect(deadline))
             except NodeUnreachable as error:
                 error.request = request.name if request else None
                 raise
@@ -315,16 +329,24 @@ class BlockingClient:
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]
 
+    def _greeted(self, number: int, hello: NodeHello) -> None:
+        try:
+            self._learn(number, hello)
+        except SwarmError as error:
+            self._connections[number].close()
+            error.node = self._connections[number].name
+            raise
+
     def _reach_another(self, deadline: float) -> None:
         """Connects to nodes that were not reached yet, at least to one."""
         missing = [number for number, connection in enumerate(self._connections) if not connection.ready]
         if not missing:
-            raise NodeUnreachable("no node is responsible for the key: the nodes' hash ranges have a gap")
+            raise no_node_responsible()
         while True:
             hellos = [(number, self._connections[number].attempt(deadline)) for number in missing]
             for number, hello in hellos:
                 if hello is not None:
-                    self._learn(number, hello)
+                    self._greeted(number, hello)
             if any(hello is not None for _, hello in hellos):
                 return
             next_attempt = min(self._connections[number].next_attempt for number in missing)
@@ -376,6 +398,7 @@ class BlockingClient:
         errors: dict[int, SwarmError] = {}
         in_flight: dict[int, deque[tuple[int, _Waiter, float]]] = {call.node: deque() for call in calls}
         sizes = dict.fromkeys(in_flight, 0)
+        unsent = dict(enumerate(calls))
 
         def finish(number: int) -> None:
             position, waiter, begun = in_flight[number].popleft()
@@ -392,6 +415,7 @@ class BlockingClient:
                 if call.node not in errors:
                     try:
                         queue.append((position, self._submit(call), time.perf_counter()))
+                        del unsent[position]
                         sizes[call.node] += call.size
                         continue
                     except SwarmError as error:
@@ -404,6 +428,9 @@ class BlockingClient:
             for number, queue in in_flight.items():
                 for position, waiter, _ in queue:
                     self._connections[number].abandon(calls[position], waiter)
+            for call in unsent.values():
+                if call.unsent is not None:
+                    self._connections[call.node].notify(call.request, call.unsent)
         return results
 
     def _submit(self, call: Call) -> _Waiter:

@@ -23,6 +23,7 @@ class Call:
     node: its number in the client's list.
     size: bytes it takes, roughly; 0 for a small one.
     abandon: arguments of the same request, to be sent if the program does not wait for the answer.
+    unsent: arguments of the same request, to be sent if of several Calls side by side this one is not.
     """
 
     node: int
@@ -30,6 +31,7 @@ class Call:
     arguments: tuple[Any, ...]
     size: int = 0
     abandon: tuple[Any, ...] | None = None
+    unsent: tuple[Any, ...] | None = None
 
 
 Result = TypeVar("Result")

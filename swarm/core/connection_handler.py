@@ -139,6 +139,11 @@ class ConnectionHandler:
         return False
 
     @property
+    def unfinished_bytes(self) -> int:
+        """Of a frame that has not come completely."""
+        return len(self._decoder.partial)
+
+    @property
     def output_full(self) -> bool:
         return self._output_bytes > OUTPUT_BYTES_MAX
 

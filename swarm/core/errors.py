@@ -163,6 +163,18 @@ def connection_lost(why: Exception) -> ConnectionLost:
     )
 
 
+def no_node_responsible() -> NodeUnreachable:
+    """Every node was reached, and none has the key's hash in its range."""
+    return NodeUnreachable("no node is responsible for the key: the nodes' hash ranges have a gap")
+
+
+def checked_timeout(seconds: object) -> float:
+    """A timeout as a program gives it. BadArgument unless it is a number above 0."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise BadArgument(f"a timeout is a number of seconds above 0, not {seconds!r:.40}")
+    return float(seconds)
+
+
 def _every_subclass(base: type[SwarmError]) -> list[type[SwarmError]]:
     return [base, *(below for each in base.__subclasses__() for below in _every_subclass(each))]
 

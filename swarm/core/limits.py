@@ -28,6 +28,7 @@ STREAMS_MAX = 64  # at once, per connection: each holds a task and some batches
 CREDIT_MAX = 64  # batches a stream may be ahead of its client
 OUTPUT_BYTES_MAX = 1 * MIB  # past it, requests of a client that does not read are left unread
 HELLO_TIMEOUT_S = 10.0
+UNFINISHED_FRAME_TIMEOUT_S = 60.0  # a client that stops in the middle of a frame does not keep its memory for ever
 STALLED_OUTPUT_TIMEOUT_S = 60.0  # a client that reads nothing for so long is gone
 CONNECTIONS_MAX = 4096  # default, per node
 

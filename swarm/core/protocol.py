@@ -98,7 +98,7 @@ def brief(value: object) -> str:
         return repr(value[:40]) + (f"… ({len(value)} in all)" if len(value) > 40 else "")
     if isinstance(value, list | tuple | dict):
         return f"{type_name(value)} of {len(value)}"
-    return repr(value) if isinstance(value, int | float | None) else type_name(value)
+    return repr(value) if isinstance(value, int | float) else type_name(value)
 
 
 _CHANNEL_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.CHANNEL_LENGTH_MAX}}}")

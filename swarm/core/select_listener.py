@@ -6,16 +6,17 @@
                       commit once
                       send the answers
 
-Why not one trio task a connection: waking a task for each socket costs more than the request that it brings (DESIGN
-measurements: docs/decisions/0002-one-epoll-set.md). Inside a pass there is no await; what ends it is its time, and
-each connection is read RECEIVE_BYTES at most. Trio's own tasks (streams, timers, signals) run between turns; while
-streams are running a turn is one pass, so that they share the loop with requests.
+Why not one trio task a connection: waking a task for each socket costs more than the request that it brings
+(docs/decisions/0002-one-epoll-set.md). Inside a pass there is no await; what ends it is its time, and each connection
+is read RECEIVE_BYTES at most. Trio's own tasks (streams, timers, signals) run between turns; while streams are running
+a turn is one pass, so that they share the loop with requests.
 
 A connection is in one of these states, and what epoll is asked for follows from it:
 
     reading      EPOLLIN
     busy         nothing: it has requests left from the last pass; it goes on in the next, after those who have few
-    full         EPOLLOUT: its output was not taken; nothing is read nor carried out until it is
+    waiting      EPOLLIN and EPOLLOUT: some of its output was not taken yet
+    full         EPOLLOUT: so much of its output was not taken that nothing is read nor carried out until it is
     closing      EPOLLOUT until its output has left
 """
 
@@ -60,6 +61,8 @@ class _Connection:
         "recv_into",
         "send",
         "sock",
+        "unfinished_bytes",
+        "unfinished_since",
         "waiting_since",
     )
 
@@ -72,6 +75,8 @@ class _Connection:
         self.handler = handler
         self.events = EPOLLIN
         self.input_ended = False
+        self.unfinished_bytes = 0
+        self.unfinished_since = 0.0
         self.quiet = False
         """Nothing is special about it: greeted, all its output has left, epoll is asked for input."""
         self.waiting_since = perf_counter()
@@ -303,7 +308,8 @@ class SelectListener:
                 self._refuse(
                     self._connections[sock.fileno()],
                     TooManyConnections(
-                        f"the node has {most} connections, the most it is configured for", {"limit": most}
+                        f"the node has {most} connections, the most it is configured for (connections_max)",
+                        {"limit": most},
                     ),
                 )
 
@@ -339,8 +345,16 @@ class SelectListener:
                     if waited > limits.STALLED_OUTPUT_TIMEOUT_S:
                         log.warning("%s: connection closed: it has read no answer for %.0f s", connection.peer, waited)
                         self._drop(connection)
-                elif waited > limits.HELLO_TIMEOUT_S:
+                elif not connection.handler.greeted and waited > limits.HELLO_TIMEOUT_S:
                     self._refuse(connection, ProtocolError(f"no hello came within {limits.HELLO_TIMEOUT_S:.0f} s"))
+
+            for connection in list(self._connections.values()):
+                size = connection.handler.unfinished_bytes
+                if size != connection.unfinished_bytes or not size or connection.handler.pending:
+                    connection.unfinished_bytes, connection.unfinished_since = size, now
+                elif now - connection.unfinished_since > limits.UNFINISHED_FRAME_TIMEOUT_S:
+                    waited_s = limits.UNFINISHED_FRAME_TIMEOUT_S
+                    self._refuse(connection, ProtocolError(f"nothing more came of a frame for {waited_s:.0f} s"))
 
     def _refuse(self, connection: _Connection, error: SwarmError) -> None:
         connection.handler.refuse(error)

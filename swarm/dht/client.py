@@ -15,6 +15,7 @@ from swarm.core.nodes_file import node_addresses
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.core.transports import connect_socket
+from swarm.dht.hash_range import HashRange
 from swarm.dht.operations import Key, Walk
 from swarm.dht.ring import Ring, RingProblem
 
@@ -145,6 +146,10 @@ class DhtClient(AsyncClient):
     async def node_statistics(self) -> dict[str, dict[str, Any]]:
         """What each node counts, by its address; the same values as in its stats.log."""
         return await self._run(operations.node_statistics(self._ring))
+
+    async def hash_ranges(self) -> dict[str, HashRange]:
+        """Which hashes each node is responsible for, by its address."""
+        return await self._run(operations.hash_ranges(self._ring))
 
     async def ping(self) -> None:
         """Returns when every node has answered."""

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import swarm.dht.protocol as protocol
 from swarm.core import protocol as core
 from swarm.core.client_session import WAIT_FOR_NODES, Call, Steps
-from swarm.core.errors import BadArgument, Conflict, SwarmError
+from swarm.core.errors import BadArgument, BadKey, Conflict, SwarmError
 from swarm.core.limits import BATCH_BYTES, BATCH_RECORDS_MAX, RECORD_OVERHEAD_BYTES
 from swarm.core.protocol import DEFAULT_LIMITS, Request
-from swarm.dht.hash_range import hash_key
+from swarm.dht.hash_range import HashRange, hash_key
 from swarm.dht.ring import Ring
 
 Key = bytes | str
@@ -34,9 +34,16 @@ check_channel = lru_cache(maxsize=1024)(core.check_channel)
 
 def encode_key(key: Key) -> bytes:
     """The bytes of a key. Raises BadKey."""
-    encoded = key.encode() if isinstance(key, str) else key
+    encoded = _utf8(key) if isinstance(key, str) else key
     protocol.check_key(encoded, DEFAULT_LIMITS)
     return encoded
+
+
+def _utf8(key: str) -> bytes:
+    try:
+        return key.encode()
+    except UnicodeEncodeError as error:
+        raise BadKey(f"a key that is text has no UTF-8: {error}") from error
 
 
 def _node_of(ring: Ring, key: bytes) -> Steps[int]:
@@ -146,11 +153,13 @@ def put_many(ring: Ring, channel: str, records: Pairs) -> Steps[None]:
     for node, positions in by_node:
         parts = _put_parts(ring, _pick(keys, positions), _pick(values, positions))
         reserve = sum(size + RECORD_OVERHEAD_BYTES * len(part_keys) for part_keys, _, size in parts[1:])
-        for number, (part_keys, part_values, size) in enumerate(parts):
-            kept: int | None = None if number else reserve
-            give_back: tuple[Any, ...] | None = (channel, [], [], 0) if reserve else None
-            call = Call(node, protocol.PUT_MANY, (channel, part_keys, part_values, kept), size, give_back)
-            (rest if number else first).append(call)
+        part_keys, part_values, size = parts[0]
+        give_back: tuple[Any, ...] | None = (channel, [], [], reserve) if reserve else None
+        first.append(Call(node, protocol.PUT_MANY, (channel, part_keys, part_values, reserve), size, give_back))
+        for part_keys, part_values, size in parts[1:]:
+            kept = size + RECORD_OVERHEAD_BYTES * len(part_keys)
+            arguments = (channel, part_keys, part_values, None)
+            rest.append(Call(node, protocol.PUT_MANY, arguments, size, unsent=(channel, [], [], kept)))
     results = yield first
     refused = {call.node for call, result in zip(first, results, strict=True) if isinstance(result, SwarmError)}
     rest = [call for call in rest if call.node not in refused]
@@ -246,6 +255,11 @@ def node_statistics(ring: Ring) -> Steps[dict[str, dict[str, Any]]]:
     return {ring.nodes[node]: answer for node, answer in zip(ring.in_order(), answers, strict=True)}
 
 
+def hash_ranges(ring: Ring) -> Steps[dict[str, HashRange]]:
+    answers = yield from _ask_all(ring, protocol.HASH_RANGE)
+    return {ring.nodes[node]: HashRange(*answer) for node, answer in zip(ring.in_order(), answers, strict=True)}
+
+
 def ping(ring: Ring) -> Steps[None]:
     yield from _ask_all(ring, core.PING)
 
@@ -257,7 +271,7 @@ class Walk:
         self, ring: Ring, request: Request, channel: str, key_prefix: Key, substring: bytes, credit: int
     ) -> None:
         check_channel(channel)
-        prefix = key_prefix.encode() if isinstance(key_prefix, str) else key_prefix
+        prefix = _utf8(key_prefix) if isinstance(key_prefix, str) else key_prefix
         request.check((channel, b"", prefix, substring, credit), ring.limits)
         self._ring = ring
         self._request = request
@@ -303,7 +317,7 @@ def _encode_keys(keys: list[Any]) -> list[bytes]:
     kinds = set(map(type, keys))
     if kinds <= {bytes}:
         return keys
-    encoded = [key.encode() if type(key) is str else key for key in keys]
+    encoded = [_utf8(key) if type(key) is str else key for key in keys]
     if not kinds <= {bytes, str}:
         for key in encoded:
             protocol.check_key(key, DEFAULT_LIMITS)

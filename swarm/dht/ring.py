@@ -4,6 +4,7 @@ import logging
 from bisect import bisect_right
 from dataclasses import dataclass
 
+from swarm.core.errors import ProtocolError
 from swarm.core.protocol import DEFAULT_LIMITS, Limits
 from swarm.core.session import NodeHello
 from swarm.dht.hash_range import HASH_MAX, HashRange
@@ -22,6 +23,13 @@ class RingProblem:
 
     def __str__(self) -> str:
         return f"{self.kind} in the hash ranges: {self.hashes} ({', '.join(self.nodes) or 'no node'})"
+
+
+def _range_of(hello: NodeHello) -> HashRange:
+    match hello.facts.get("hash_range"):
+        case [int(lowest), int(highest)] if 0 <= lowest <= highest <= HASH_MAX:
+            return HashRange(lowest, highest)
+    raise ProtocolError("in the node's hello hash_range is not an array of the lowest and the highest hash")
 
 
 class Ring:
@@ -44,9 +52,8 @@ class Ring:
         return len(self.ranges) == len(self.nodes)
 
     def learn(self, number: int, hello: NodeHello) -> None:
-        lowest, highest = hello.facts["hash_range"]
         known = self.ranges.get(number)
-        self.ranges[number] = HashRange(lowest, highest)
+        self.ranges[number] = _range_of(hello)
         if known not in (None, self.ranges[number]):
             log.warning("%s: its hash range has changed from %s to %s", self.nodes[number], known, self.ranges[number])
         self._limits[number] = hello.limits

@@ -901,6 +901,13 @@ async def an_iteration_that_has_failed_stays_ended(dht: Any, swarm: Swarm) -> No
 
 
 @row()
+async def hash_ranges(dht: Any, swarm: Swarm) -> None:
+    ranges = await dht.hash_ranges()
+    assert list(ranges) == swarm.addresses
+    assert list(ranges.values()) == split_evenly(len(swarm.addresses))
+
+
+@row()
 async def channels_and_sizes(dht: Any, swarm: Swarm) -> None:
     assert await dht.channels() == []
     assert await dht.size() == (0, 0)

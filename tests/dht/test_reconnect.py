@@ -7,8 +7,9 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -771,6 +772,36 @@ async def test_a_cancelled_put_many_keeps_no_memory_aside(autojump_clock: trio.t
             count, size = await dht.size()
             assert budget.used == size + RECORD_OVERHEAD_BYTES * count, f"cancelled after {steps} steps"
             steps += 1
+
+
+async def test_a_cancelled_put_many_leaves_others_their_memory(autojump_clock: trio.testing.MockClock) -> None:
+    """What is kept aside for one batch is not given back by another of the same connection; here it would be taken."""
+    batch = records(30_000, b"v" * 400)
+    config = DhtConfig(NodeSection(memory_limit=24 * MIB))
+    stored = False
+
+    async def put(dht: DhtClient) -> None:
+        nonlocal stored
+        await dht.put_many("a", batch)
+        stored = True
+
+    async def take_what_is_free(dht: DhtClient) -> None:
+        for number in count():
+            if stored:
+                return
+            with suppress(OutOfMemory):
+                await dht.put("b", b"%d" % number, b"v" * (2 * MIB))
+
+    async with (
+        dht_in_memory(config=config) as dht_nodes,
+        DhtClient(dht_nodes.addresses, connect=dht_nodes.connect) as dht,
+        DhtClient(dht_nodes.addresses, connect=dht_nodes.connect) as other,
+        trio.open_nursery() as nursery,
+    ):
+        await dht.ready()
+        nursery.start_soon(put, dht)
+        nursery.start_soon(take_what_is_free, other)
+        assert await cancelled_after(5, lambda: dht.put_many("c", MANY))
 
 
 # The network at its worst: transports that delay and lose what real ones may delay and lose.
