@@ -131,6 +131,29 @@ class Connection:
                 self._receive(time.monotonic())
         return self._sock is None
 
+    def ask(self, call: Call, deadline: float) -> tuple[int, Any]:
+        """Status and result of one request. Raises ConnectionLost, RequestTimeout."""
+        waiter = _Waiter()
+        session = self._session
+        try:
+            if session.waiting:
+                waiter.request_id = session.request(call.request, call.arguments, waiter)
+                self._send_all(session.outgoing(), deadline)
+            else:  # the usual case: what comes is one frame with the answer, which nobody else waits for
+                waiter.request_id, frame = session.single_request(call.request, call.arguments)
+                self._send_all(frame, deadline)
+                size = self._receive_some(deadline)
+                answer = session.single_answer(self._view[:size], waiter.request_id)
+                if answer is not None:
+                    return answer
+                session.waiting[waiter.request_id] = waiter
+                self._take(size)
+            self.wait(waiter, deadline)
+        except BaseException:
+            self.abandon(call, waiter)
+            raise
+        return waiter.status, waiter.result
+
     def submit(self, request: Request, arguments: tuple[Any, ...], deadline: float) -> _Waiter:
         """Sends a request. Raises ConnectionLost, RequestTimeout."""
         waiter = _Waiter()
@@ -214,19 +237,27 @@ class Connection:
 
     def _receive(self, deadline: float) -> None:
         """Receives once, and hands the answers to who waits for them."""
-        sock = self._sock
-        if sock is None:
-            raise ConnectionLost("the connection broke before the answer came")
-        try:
-            size = sock.recv_into(self._buffer)
-        except BlockingIOError:
-            if not self._poll.poll(max(deadline - time.monotonic(), 0) * 1000):
-                raise RequestTimeout(f"no answer within {self._timeout_s:g} s") from None
-            return
-        except OSError as error:
-            raise self._lost(error) from error
-        if size == 0:
-            raise self._lost(ConnectionResetError("the node has closed the connection"))
+        self._take(self._receive_some(deadline))
+
+    def _receive_some(self, deadline: float) -> int:
+        """Receives into the buffer: how many bytes, at least one."""
+        while True:
+            if self._sock is None:
+                raise ConnectionLost("the connection broke before the answer came")
+            try:
+                size = self._sock.recv_into(self._buffer)
+            except BlockingIOError:
+                if not self._poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+                    raise RequestTimeout(f"no answer within {self._timeout_s:g} s") from None
+                continue
+            except OSError as error:
+                raise self._lost(error) from error
+            if size == 0:
+                raise self._lost(ConnectionResetError("the node has closed the connection"))
+            return size
+
+    def _take(self, size: int) -> None:
+        """Hands the answers in what was received to who waits for them."""
         try:
             answers = self._session.receive(self._view[:size])
         except SwarmError as error:
@@ -355,33 +386,32 @@ class BlockingClient:
             time.sleep(max(next_attempt - time.monotonic(), 0))
 
     def _call(self, call: Call, deadline: float) -> Any:
-        """The result of one request. It is sent again where the connection broke and it may be repeated."""
-        statistics = self._statistics_of(call.request)
-        begun = time.perf_counter()
+        """The result of one request."""
+        begun = time.monotonic()
+        statistics = self._statistics.get(call.request.code) or self._statistics_of(call.request)
         try:
-            while True:
-                connection = self._connected(call.node, deadline, call.request)
-                if not call.request.repeatable and connection.is_broken():
-                    continue
-                try:
-                    waiter = connection.submit(call.request, call.arguments, deadline)
-                    try:
-                        connection.wait(waiter, deadline)
-                    except BaseException:
-                        connection.abandon(call, waiter)
-                        raise
-                except ConnectionLost as error:
-                    if not call.request.repeatable or time.monotonic() > deadline:
-                        raise describe(error, call.request, connection.name) from error.__cause__
-                    continue
-                except RequestTimeout as error:
-                    raise describe(error, call.request, connection.name) from None
-                return result_of(call, connection.name, waiter.status, waiter.result)
+            return self._ask(call, deadline)
         except SwarmError:
             statistics.failed += 1
             raise
         finally:
-            statistics.record(1, time.perf_counter() - begun)
+            statistics.record(1, time.monotonic() - begun)
+
+    def _ask(self, call: Call, deadline: float) -> Any:
+        """The result of one request. It is sent again where the connection broke and it may be repeated."""
+        while True:
+            connection = self._connected(call.node, deadline, call.request)
+            if not call.request.repeatable and connection.is_broken():
+                continue
+            try:
+                status, result = connection.ask(call, deadline)
+            except ConnectionLost as error:
+                if not call.request.repeatable or time.monotonic() > deadline:
+                    raise describe(error, call.request, connection.name) from error.__cause__
+            except RequestTimeout as error:
+                raise describe(error, call.request, connection.name) from None
+            else:
+                return result_of(call, connection.name, status, result)
 
     def _statistics_of(self, request: Request) -> RequestStatistics:
         statistics = self._statistics.get(request.code)

@@ -5,19 +5,17 @@ one frame.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from swarm import __version__
 from swarm.core import limits, protocol
 from swarm.core.errors import ProtocolError, SwarmError, TooManyRequests, WrongKind, from_wire
-from swarm.core.framing import FrameDecoder, FrameEncoder, Message
+from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, read_header
 from swarm.core.protocol import Request, brief
 from swarm.core.session import LZ4, ClientHello, NodeHello
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A request to one node.
 
     node: its number in the client's list.
@@ -74,12 +72,35 @@ class ClientSession(Generic[Owner]):
         if len(self.waiting) >= limits.CLIENT_REQUESTS_MAX:
             most = limits.CLIENT_REQUESTS_MAX
             raise TooManyRequests(f"{most} requests wait for their answers on this connection", {"limit": most})
-        request_id = self._next_id
-        self._next_id = request_id % limits.REQUEST_ID_MAX + 1
-        while self._next_id in self.waiting:
-            self._next_id = self._next_id % limits.REQUEST_ID_MAX + 1
+        request_id = self._new_id()
         self.waiting[request_id] = owner
         self._messages.append((request_id, request.code, *arguments))
+        return request_id
+
+    def single_request(self, request: Request, arguments: tuple[Any, ...]) -> tuple[int, bytes]:
+        """A request for which nobody waits yet, already encoded: its id, and what is to be sent."""
+        request_id = self._new_id()
+        return request_id, self._encoder.encode([(request_id, request.code, *arguments)])
+
+    def single_answer(self, data: memoryview, request_id: int) -> tuple[int, Any] | None:
+        """The status and result in data, if it is one frame with nothing but the answer to this request.
+
+        Otherwise None, and data is still to be taken with `receive`.
+        """
+        size = len(data) - HEADER_BYTES
+        if size <= 0 or read_header(data)[0] != size or self._decoder.partial:
+            return None
+        try:
+            [(answered_id, status, result)] = decode_body(data[HEADER_BYTES:], False)
+        except (TypeError, ValueError, ProtocolError):
+            return None
+        return (status, result) if answered_id == request_id else None
+
+    def _new_id(self) -> int:
+        request_id = self._next_id
+        while request_id in self.waiting:
+            request_id = request_id % limits.REQUEST_ID_MAX + 1
+        self._next_id = request_id % limits.REQUEST_ID_MAX + 1
         return request_id
 
     def grant(self, request_id: int, batches: int) -> None:

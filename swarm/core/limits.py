@@ -36,6 +36,7 @@ CONNECTIONS_MAX = 4096  # default, per node
 RECEIVE_BYTES = 256 * KIB  # most that one connection is read in a pass
 PASS_SECONDS_MAX = 0.003  # then its answers are sent
 TURN_SECONDS_MAX = 0.005  # then trio's tasks have their turn
+SPIN_S = 0.0002  # requests that come more often are waited for awake: twice what being woken on another core takes
 LINGER_S = 0.001  # how long a turn waits for the next request; epoll counts in milliseconds
 REQUESTS_PER_CHECK = 64  # single-record requests between two looks at the clock, some 100 µs
 LARGE_RESULT_BYTES = 64 * KIB  # values that together are above it are encoded, and count as output, at once
@@ -54,6 +55,6 @@ BACKOFF_MAX_S = 2.5
 assert FRAME_BYTES_MAX >= 2 * VALUE_BYTES_MAX + KEY_BYTES_MAX + CHANNEL_LENGTH_MAX
 assert HELLO_BYTES_MAX < BATCH_BYTES < FRAME_BYTES_PLAIN < FRAME_BYTES_MAX
 assert BATCH_BYTES <= OUTPUT_BYTES_MAX
-assert LINGER_S < TURN_SECONDS_MAX
+assert SPIN_S < LINGER_S < TURN_SECONDS_MAX
 assert CLIENT_STREAM_CREDIT <= CREDIT_MAX
 assert KEY_BYTES_MAX + 8 <= 511

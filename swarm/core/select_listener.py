@@ -24,6 +24,7 @@ import errno
 import logging
 import select
 import socket
+from os import sched_yield
 from select import EPOLLIN, EPOLLOUT
 from time import perf_counter
 
@@ -42,6 +43,7 @@ FRAMES_PER_SEND = 64
 SWEEP_S = 1.0
 ACCEPT_PAUSE_S = 0.1
 TELL_S = 10.0
+WAITS_AVERAGED = 8
 
 # What accept(2) may fail with, and what is done about it. Anything else is a bug and crashes the node.
 ACCEPT_IGNORED = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})  # this client is gone already
@@ -97,6 +99,8 @@ class SelectListener:
         self._receive_view = memoryview(self._receive_buffer)
         self._epoll = select.epoll()
         self._told = -TELL_S
+        self._usual_wait_s = limits.LINGER_S
+        """Moving average of how long it took until something was ready."""
         self.accepted = 0
         self.refused = 0
         for sock in listeners:
@@ -148,23 +152,42 @@ class SelectListener:
         To wait in the epoll set itself is cheaper than to go through trio, and a client that sends one request after
         the other is back within that time. What trio's own tasks wait for may come as much later.
         """
-        begun = perf_counter()
-        linger_s = 0.0
-        while True:
-            events = self._events or self._epoll.poll(0 if self._busy else linger_s, EVENTS_PER_POLL)
-            if not events and not self._busy:
-                return
+        begun = now = perf_counter()
+        events = self._events or self._epoll.poll(0, EVENTS_PER_POLL)
+        while events or self._busy:
             self._events = []
+            self._pass(events, now, now + limits.PASS_SECONDS_MAX)
             now = perf_counter()
-            self._pass(events, now + limits.PASS_SECONDS_MAX)
             if self._service.streams_running or now - begun > limits.TURN_SECONDS_MAX:
                 return
-            linger_s = limits.LINGER_S
+            if self._busy:
+                events = self._events or self._epoll.poll(0, EVENTS_PER_POLL)
+            else:
+                events = self._events or self._linger(now)
+                now = perf_counter()
 
-    def _pass(self, events: list[tuple[int, int]], deadline: float) -> None:
+    def _linger(self, now: float) -> list[tuple[int, int]]:
+        """What becomes ready within LINGER_S.
+
+        While requests come more often than every SPIN_S, the set is asked again and again instead of slept on, and
+        the core left to whoever else wants it: to fall asleep, set a timer and be woken costs several times what
+        a request does.
+        """
+        poll = self._epoll.poll
+        events = poll(0, EVENTS_PER_POLL)
+        if not events and self._usual_wait_s < limits.SPIN_S:
+            until = now + limits.SPIN_S
+            while not events and perf_counter() < until:
+                sched_yield()
+                events = poll(0, EVENTS_PER_POLL)
+        if not events:
+            events = poll(limits.LINGER_S, EVENTS_PER_POLL)
+        self._usual_wait_s += (perf_counter() - now - self._usual_wait_s) / WAITS_AVERAGED
+        return events
+
+    def _pass(self, events: list[tuple[int, int]], now: float, deadline: float) -> None:
         answers: list[tuple[_Connection, bytes]] = []
         changed: list[_Connection] = []
-        now = perf_counter()
         connections = self._connections
         buffer, view = self._receive_buffer, self._receive_view
         received = 0
@@ -203,7 +226,8 @@ class SelectListener:
                 self._events = events[number + 1 :]
                 break
         self._service.bytes_in += received
-        self._go_on(changed, now, max(deadline, now + limits.PASS_SECONDS_MAX / 4))
+        if self._busy:
+            self._go_on(changed, now, max(deadline, now + limits.PASS_SECONDS_MAX / 4))
         self._service.commit()
         for connection, answer in answers:
             try:

@@ -46,15 +46,6 @@ def _utf8(key: str) -> bytes:
         raise BadKey(f"a key that is text has no UTF-8: {error}") from error
 
 
-def _node_of(ring: Ring, key: bytes) -> Steps[int]:
-    if ring.only is not None:
-        return ring.only
-    key_hash = hash_key(key)
-    while (node := ring.place(key_hash)) is None:
-        yield WAIT_FOR_NODES
-    return node
-
-
 def _all_nodes(ring: Ring) -> Steps[list[int]]:
     while not ring.complete:
         yield WAIT_FOR_NODES
@@ -65,29 +56,33 @@ def put(ring: Ring, channel: str, key: Key, value: bytes) -> Steps[None]:
     check_channel(channel)
     key = encode_key(key)
     protocol.check_value(value, ring.limits, key)
-    node = yield from _node_of(ring, key)
-    protocol.check_value(value, ring.limits, key)  # with what the node's hello has told
+    while (node := ring.node_of(key)) is None:
+        yield WAIT_FOR_NODES
+        protocol.check_value(value, ring.limits, key)  # with what a node's hello has told
     yield Call(node, protocol.PUT, (channel, key, value))
 
 
 def get(ring: Ring, channel: str, key: Key) -> Steps[bytes | None]:
     check_channel(channel)
     key = encode_key(key)
-    node = yield from _node_of(ring, key)
+    while (node := ring.node_of(key)) is None:
+        yield WAIT_FOR_NODES
     return (yield Call(node, protocol.GET, (channel, key)))  # type: ignore[no-any-return]
 
 
 def exists(ring: Ring, channel: str, key: Key) -> Steps[bool]:
     check_channel(channel)
     key = encode_key(key)
-    node = yield from _node_of(ring, key)
+    while (node := ring.node_of(key)) is None:
+        yield WAIT_FOR_NODES
     return (yield Call(node, protocol.EXISTS, (channel, key)))  # type: ignore[no-any-return]
 
 
 def remove(ring: Ring, channel: str, key: Key) -> Steps[bool]:
     check_channel(channel)
     key = encode_key(key)
-    node = yield from _node_of(ring, key)
+    while (node := ring.node_of(key)) is None:
+        yield WAIT_FOR_NODES
     return (yield Call(node, protocol.REMOVE, (channel, key)))  # type: ignore[no-any-return]
 
 
@@ -95,8 +90,9 @@ def put_if_absent(ring: Ring, channel: str, key: Key, value: bytes) -> Steps[boo
     check_channel(channel)
     key = encode_key(key)
     protocol.check_value(value, ring.limits, key)
-    node = yield from _node_of(ring, key)
-    protocol.check_value(value, ring.limits, key)  # with what the node's hello has told
+    while (node := ring.node_of(key)) is None:
+        yield WAIT_FOR_NODES
+        protocol.check_value(value, ring.limits, key)  # with what a node's hello has told
     try:
         yield Call(node, protocol.UPDATE, (channel, key, None, value))
     except Conflict:
@@ -111,7 +107,8 @@ def update(
     key = encode_key(key)
     if attempts < 1:
         raise BadArgument(f"attempts is at least 1, not {attempts}")
-    node = yield from _node_of(ring, key)
+    while (node := ring.node_of(key)) is None:
+        yield WAIT_FOR_NODES
     while True:
         old = yield Call(node, protocol.GET, (channel, key))
         new = function(old)

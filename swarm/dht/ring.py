@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from swarm.core.errors import ProtocolError
 from swarm.core.protocol import DEFAULT_LIMITS, Limits
 from swarm.core.session import NodeHello
-from swarm.dht.hash_range import HASH_MAX, HashRange
+from swarm.dht.hash_range import HASH_MAX, HashRange, hash_key
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,10 @@ class Ring:
         if self.complete and known != self.ranges[number]:
             for problem in self.problems():
                 log.warning("%s", problem)
+
+    def node_of(self, key: bytes) -> int | None:
+        """The number of the node that is responsible for the key, None if none is known to be."""
+        return self.place(hash_key(key)) if self.only is None else self.only
 
     def place(self, key_hash: int) -> int | None:
         """The number of the node that is responsible for the hash, None if none is known to be."""
