@@ -298,11 +298,10 @@ def _first_keys(records: Shard) -> list[bytes]:
 
 def _replaced(shards: list[Shard], keys: list[bytes]) -> tuple[int, int]:
     """How many of these keys, each in its shard, exist already, and the bytes of those records."""
-    olds = list(map(dict.get, shards, keys))
-    found: list[bytes] = list(filter(None, olds))  # no value is empty
-    if len(found) < len(olds):
-        keys = [key for key, old in zip(keys, olds, strict=True) if old]
-    return len(found), sum(map(len, found)) + sum(map(len, keys))
+    found: list[bytes] = list(filter(None, map(dict.get, shards, keys)))  # no value is empty
+    if 0 < len(found) < len(keys):
+        keys = [key for shard, key in zip(shards, keys, strict=True) if key in shard]
+    return len(found), sum(map(len, found)) + len(b"".join(keys)) if found else 0
 
 
 def _bounded(values: list[Value]) -> list[Value]:

@@ -193,12 +193,13 @@ def get_many(ring: Ring, channel: str, keys: Iterable[Key]) -> Steps[dict[Key, b
     check_channel(channel)
     asked = list(keys)
     encoded = _encode_keys(asked)
-    if encoded and not 0 < min(map(len, encoded)) <= max(map(len, encoded)) <= DEFAULT_LIMITS.key_bytes:
+    if encoded and not (all(encoded) and max(map(len, encoded)) <= DEFAULT_LIMITS.key_bytes):
         for key in encoded:
             protocol.check_key(key, DEFAULT_LIMITS)
     by_node = (yield from _by_node(ring, encoded)) if encoded else []
     missing = [(node, _pick(asked, positions), _pick(encoded, positions)) for node, positions in by_node]
     found: dict[Key, bytes] = {}
+    some_absent = False
     while missing:
         parts = [part for each in missing for part in _get_parts(ring, *each)]
         calls = [Call(node, protocol.GET_MANY, (channel, part_keys), BATCH_BYTES) for node, _, part_keys in parts]
@@ -207,9 +208,10 @@ def get_many(ring: Ring, channel: str, keys: Iterable[Key]) -> Steps[dict[Key, b
         missing = []
         for (node, names, part_keys), values in zip(parts, answers, strict=True):
             found.update(zip(names, values, strict=False))
+            some_absent = some_absent or None in values
             if len(values) < len(names):  # the node ends an answer that becomes too large
                 missing.append((node, names[len(values) :], part_keys[len(values) :]))
-    if None in found.values():
+    if some_absent:
         return {key: value for key, value in found.items() if value is not None}
     return found
 
