@@ -12,6 +12,7 @@ import trio
 
 from nodes.dht.config import DhtConfig
 from nodes.dht.node import make_node
+from nodes.dht.snapshot import load_snapshot
 from swarm import __version__
 from swarm.core.config import EX_CONFIG, Address, ConfigError, load, override, parse_address
 from swarm.core.logs import open_logs
@@ -72,7 +73,11 @@ def _serve(config: DhtConfig) -> None:
     except OSError as error:
         raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
     try:
-        trio.run(_run, config, make_node(config, logs), listen(config.node.address), strict_exception_groups=True)
+        node = make_node(config, logs)
+        load_snapshot(
+            config.dump_dir, node.channels, config.node.hash_range, node.budget, config.dump.out_of_range, False
+        )
+        trio.run(_run, config, node, listen(config.node.address), strict_exception_groups=True)
     except NodeError as error:
         log.error("%s", error)
         raise

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from swarm.core.config import Address, parse_address, parse_size
 from swarm.core.node import LimitsSection, LogsSection
@@ -19,7 +19,19 @@ class NodeSection:
 
 
 @dataclass(frozen=True)
+class DumpSection:
+    dump_dir: str = ""
+    """Empty: `dump` in the data directory."""
+    out_of_range: Literal["fatal", "load", "ignore"] = "fatal"
+
+
+@dataclass(frozen=True)
 class DhtConfig:
     node: NodeSection = field(default_factory=NodeSection)
+    dump: DumpSection = field(default_factory=DumpSection)
     limits: LimitsSection = field(default_factory=LimitsSection)
     logs: LogsSection = field(default_factory=LogsSection)
+
+    @property
+    def dump_dir(self) -> Path:
+        return Path(self.dump.dump_dir) if self.dump.dump_dir else self.node.data / "dump"

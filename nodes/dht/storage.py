@@ -15,15 +15,17 @@ and go on there later though shards have been cut in the meantime.
 
 Invariants: a record is in the shard of its hash's slot. Slots of one shard are next to each other.
 _memory is the sum over all records of key + value + RECORD_OVERHEAD_BYTES, and is taken from the node's budget.
+The directory covers more than the node's range only where a dump has brought such records (load): walks give those,
+single requests for them are still for another node.
 
 One dict per channel was rejected: resizing it stalls the node for 28 ms at a million records, and it has no order
 to go on in.
 """
 
 import sys
-from bisect import bisect_right
-from collections.abc import Iterator
-from itertools import accumulate
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, islice
 from typing import TypeVar
 
 from swarm.core.errors import Conflict, WrongNode
@@ -37,6 +39,7 @@ SHARD_RECORDS_MAX = (
 )
 CUTS_PER_BATCH = 1  # and one more for every RECORDS_PER_CUT: 683 new records make a cut necessary
 RECORDS_PER_CUT = 600
+LOADED_SHARD_RECORDS = 1000  # most of a shard that was loaded, on average: room to grow, and hardly any is too large
 SLOTS_PER_SHARD_MAX = 64  # the directory is not doubled beyond it: keys chosen to have like hashes shall not blow it up
 WALK_SHARD_RECORDS = 16  # an empty shard takes a walk as long as so many records
 WALK_RECORDS_MAX = 16384  # records that one step of a walk looks at, some 2 ms with a filter
@@ -54,6 +57,7 @@ class DhtChannel:
         self._range = hash_range
         self._lowest = hash_range.lowest
         self._highest = hash_range.highest
+        self._covered = hash_range
         self._partial = hash_range != HashRange()
         self._budget = budget
         self._memory = 0
@@ -133,6 +137,8 @@ class DhtChannel:
 
         Raises KeyError, IndexError or TypeError where not all are found: keys that were found need no checking.
         """
+        if self._covered is not self._range and any(hash_key(key) not in self._range for key in keys):
+            raise KeyError
         directory, shift, base = self._directory, self._shift, self._base
         values = [directory[(hash_key(key) >> shift) - base][key] for key in keys]
         return values if sum(map(len, values)) <= REPLY_BYTES_MAX else _bounded(values)
@@ -164,6 +170,49 @@ class DhtChannel:
         if replaced < len(keys) and max(map(len, shards)) > SHARD_RECORDS_MAX:
             self._cut_some(shards, hashes)
 
+    # Loading.
+
+    def load(
+        self, batches: Iterable[tuple[Sequence[bytes], Sequence[bytes]]], records: int, hashes: HashRange | None = None
+    ) -> None:
+        """Fills an empty channel. The memory limit is not looked at.
+
+        batches: records in the order of (hash, key), none twice: of each the hash (8 bytes, big endian) with the key
+            behind it, and the value.
+        records: how many there are, roughly: the directory is made for them, and no shard is cut.
+        hashes: from the lowest to the highest; None: all are in the node's range.
+        """
+        assert not self.records
+        if hashes is not None and not (hashes.lowest in self._range and hashes.highest in self._range):
+            self._covered = HashRange(min(hashes.lowest, self._lowest), max(hashes.highest, self._highest))
+        lowest, highest = self._covered.lowest, self._covered.highest
+        shift = 64
+        while shift and records << shift > LOADED_SHARD_RECORDS * (highest - lowest + 1):
+            shift -= 1
+        base = lowest >> shift
+        self._shift, self._base = shift, base
+        directory: list[Shard] = [{} for _ in range((highest >> shift) - base + 1)]
+        self._directory = directory
+        self._shard_count = len(directory)
+        loaded = size = 0
+        for stored, values in batches:
+            keys = [each[CURSOR_HASH_BYTES:] for each in stored]
+            size += sum(map(len, keys)) + sum(map(len, values))
+            pairs = zip(keys, values, strict=True)
+            start = 0
+            while start < len(keys):
+                slot = (int.from_bytes(stored[start][:CURSOR_HASH_BYTES], "big") >> shift) - base
+                behind = (base + slot + 1) << shift
+                stop = len(keys)
+                if behind <= HASH_MAX:
+                    stop = bisect_left(stored, behind.to_bytes(CURSOR_HASH_BYTES, "big"), start)
+                directory[slot].update(islice(pairs, stop - start))
+                start = stop
+            loaded += len(keys)
+        self.records = loaded
+        self._memory = size + RECORD_OVERHEAD_BYTES * loaded
+        self._budget.free -= self._memory
+
     # Walking.
 
     def walk(self, after: bytes, key_prefix: bytes, substring: bytes) -> Iterator[Batch]:
@@ -171,11 +220,12 @@ class DhtChannel:
 
         Anything may be written between two batches. Raises ChannelRemoved once the channel is.
         """
-        place = _place(after) if after else (self._lowest, b"")
-        while place[0] <= self._highest:
+        covered = self._covered
+        place = _place(after) if after else (covered.lowest, b"")
+        while place[0] <= covered.highest:
             if self._removed:
                 raise channel_removed()
-            place, keys, values = self._step(max(place, (self._lowest, b"")), key_prefix, substring)
+            place, keys, values = self._step(max(place, (covered.lowest, b"")), key_prefix, substring)
             yield _cursor(place), keys, values
 
     def _step(self, place: Place, key_prefix: bytes, substring: bytes) -> tuple[Place, list[bytes], list[bytes]]:
@@ -183,7 +233,7 @@ class DhtChannel:
         keys: list[bytes] = []
         values: list[bytes] = []
         size = seen = 0
-        while place[0] <= self._highest and seen < WALK_RECORDS_MAX:
+        while place[0] <= self._covered.highest and seen < WALK_RECORDS_MAX:
             slot = (place[0] >> self._shift) - self._base
             shard = self._directory[slot]
             start, stop = self._slots_of(slot)
@@ -192,7 +242,7 @@ class DhtChannel:
                 found = {
                     key: value for key, value in shard.items() if key.startswith(key_prefix) and substring in value
                 }
-            if place[1] or place[0] > max((self._base + start) << self._shift, self._lowest):
+            if place[1] or place[0] > max((self._base + start) << self._shift, self._covered.lowest):
                 found = {key: value for key, value in found.items() if (hash_key(key), key) > place}
             found_bytes = sum(map(len, found)) + sum(map(len, found.values()))
             if keys and size + found_bytes > BATCH_BYTES:
@@ -271,8 +321,8 @@ class DhtChannel:
         doubled = [shard for shard in self._directory for _ in range(2)]
         first = 2 * self._base
         self._shift -= 1
-        self._base = self._lowest >> self._shift
-        self._directory = doubled[self._base - first : (self._highest >> self._shift) - first + 1]
+        self._base = self._covered.lowest >> self._shift
+        self._directory = doubled[self._base - first : (self._covered.highest >> self._shift) - first + 1]
 
     def _replace(self, slot: int, shard: Shard) -> None:
         start, stop = self._slots_of(slot)

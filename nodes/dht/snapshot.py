@@ -1,0 +1,249 @@
+"""Loads the dump that a node starts from, and says from which segment of the journal it goes on.
+
+docs/formats/dump.md, *Which segments are needed* and *Loading*. Whatever of it is damaged or missing, the node either
+has everything in the end (from the backup and more of the journal), or does not start unless its operator accepts that.
+
+What is loaded are strings and dicts of them, which no garbage collection needs to look at: it is switched off.
+"""
+
+import gc
+import logging
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from nodes.dht.storage import DhtChannel
+from swarm.core.errors import TooManyChannels
+from swarm.core.node import NodeError
+from swarm.core.storage_channels import MemoryBudget, StorageChannels
+from swarm.dht.dump_format import (
+    BACKUP_SUFFIX,
+    DELETED,
+    DUMP_SUFFIX,
+    HASH_BYTES,
+    MANIFEST,
+    TEMPORARY_SUFFIX,
+    Manifest,
+    channel_of,
+)
+from swarm.dht.dumps import DumpDamaged, DumpFile, read_manifest
+from swarm.dht.hash_range import HASH_MAX, HashRange
+
+log = logging.getLogger(__name__)
+
+OutOfRange = Literal["fatal", "load", "ignore"]
+"""What becomes of records that are outside the node's range: it refuses to start, keeps them, or leaves them out."""
+
+Progress = Callable[[int, int], None]
+"""Is told how much of how much is done; in no unit."""
+
+NAMES_SHOWN = 20  # of unknown files, in a line of the log
+_LOGS = ("root.log", "stats.log", "console.log")  # of dhtdump, and as logrotate names them
+_KNOWN = {MANIFEST, DELETED, "lock"}
+
+
+def load_snapshot(
+    dump_dir: Path,
+    channels: StorageChannels[DhtChannel],
+    hash_range: HashRange,
+    budget: MemoryBudget,
+    policy: OutOfRange,
+    accept_damage: bool,
+    progress: Progress = lambda done, total: None,
+) -> int:
+    """Fills the channels, of which there are none yet. The number of the first segment to be replayed: this one and
+    all behind it are needed.
+
+    accept_damage: loads what there is, where it would otherwise refuse because of damage.
+    Raises NodeError.
+    """
+    begun = time.monotonic()
+    manifest = _manifest(dump_dir, accept_damage)
+    names = _names(dump_dir)
+    wanted = sorted(manifest.channels if manifest else {found[0] for found in map(channel_of, names) if found})
+    _warn_of_others(dump_dir, names, set(wanted))
+    loading = _Loading(channels, hash_range, policy, accept_damage, progress)
+    with _no_garbage_collection():
+        loading.load([dump_dir / (name + DUMP_SUFFIX) for name in wanted])
+    loading.check_range()
+    if budget.free < 0:
+        log.warning("the dump takes %d bytes more than memory_limit allows: writes are refused", -budget.free)
+    if wanted:
+        log.info(
+            "loaded %d channels with %d records from %s in %.1f s",
+            loading.loaded, loading.inside + loading.kept_outside, dump_dir, time.monotonic() - begun,
+        )  # fmt: skip
+    if manifest is None:
+        return 1
+    return manifest.keep_from if loading.from_backup else manifest.first_segment
+
+
+def _manifest(dump_dir: Path, accept_damage: bool) -> Manifest | None:
+    try:
+        return read_manifest(dump_dir)
+    except DumpDamaged as error:
+        if not accept_damage:
+            raise _refuse(str(error)) from error
+        log.error("%s: every dump that is there is loaded", error)
+        return None
+
+
+def _refuse(why: str) -> NodeError:
+    return NodeError(
+        f"{why}. Without it records would be lost; to start nevertheless, with what there is: dhtnode --accept-damage"
+    )
+
+
+def _names(dump_dir: Path) -> list[str]:
+    try:
+        return sorted(each.name for each in dump_dir.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise NodeError(f"cannot read the dump directory {dump_dir}: {error.strerror or error}") from error
+
+
+def _warn_of_others(dump_dir: Path, names: Iterable[str], wanted: set[str]) -> None:
+    temporary, unfinished, unknown = [], [], []
+    for name in names:
+        found = channel_of(name)
+        if name.endswith(TEMPORARY_SUFFIX):
+            temporary.append(name)
+        elif found and found[0] not in wanted:
+            unfinished.append(name)
+        elif not found and name not in _KNOWN and not name.startswith(_LOGS):
+            unknown.append(name)
+    for what, which in (
+        ("files of a dump that did not finish, which are not loaded", temporary),
+        ("files of channels that are not in the last complete dump, which are not loaded", unfinished),
+        ("unknown files, which are left alone", unknown),
+    ):
+        if which:
+            more = f" and {len(which) - NAMES_SHOWN} more" if len(which) > NAMES_SHOWN else ""
+            log.warning("%s: %s: %s%s", dump_dir, what, ", ".join(which[:NAMES_SHOWN]), more)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@dataclass
+class _Loading:
+    channels: StorageChannels[DhtChannel]
+    hash_range: HashRange
+    policy: OutOfRange
+    accept_damage: bool
+    progress: Progress
+    loaded: int = 0
+    inside: int = 0
+    outside: dict[str, int] = field(default_factory=dict)
+    """Records outside the range, by channel."""
+    from_backup: bool = False
+    _done: int = 0
+    _total: int = 0
+
+    @property
+    def kept_outside(self) -> int:
+        return sum(self.outside.values()) if self.policy == "load" else 0
+
+    def load(self, paths: Sequence[Path]) -> None:
+        """Of each channel the dump, or its backup."""
+        self._total = 2 * sum(
+            _size_of(path) for path in paths
+        )  # reading it is the one half, filling the channel the other
+        for path in paths:
+            done = self._done
+            dump = self._open(path)
+            if dump is not None:
+                with dump:
+                    self._fill(path.name.removesuffix(DUMP_SUFFIX), dump)
+            self._done = done + 2 * _size_of(path)
+
+    def _open(self, path: Path) -> DumpFile | None:
+        """A sound file of the channel; None where there is none and that is accepted."""
+        try:
+            return DumpFile(path, self._advance)
+        except (DumpDamaged, FileNotFoundError) as error:
+            what = str(error) if isinstance(error, DumpDamaged) else f"{path} is missing"
+        self.from_backup = True
+        backup = path.with_name(path.name.removesuffix(DUMP_SUFFIX) + BACKUP_SUFFIX)
+        try:
+            dump = DumpFile(backup, self._advance)
+        except (DumpDamaged, FileNotFoundError) as error:
+            what += f", and {error}" if isinstance(error, DumpDamaged) else f", and there is no {backup.name}"
+            if not self.accept_damage:
+                raise _refuse(what) from error
+            log.error("%s: the channel begins with what the journal has", what)
+            return None
+        log.error("%s: %s is loaded, and all of the journal replayed", what, backup.name)
+        return dump
+
+    def _fill(self, name: str, dump: DumpFile) -> None:
+        keeps = self.policy == "load"
+        records = dump.trailer.records
+        inside = 0
+
+        def counted() -> Iterator[tuple[Sequence[bytes], Sequence[bytes]]]:
+            nonlocal inside
+            for keys, values in dump.batches(HashRange() if keeps else self.hash_range):
+                inside += _count_within(keys, self.hash_range) if keeps else len(keys)
+                self._advance(dump.trailer.lmdb_bytes * len(keys) // max(records, 1))
+                yield keys, values
+
+        try:
+            with self.channels.create(name) as channel:
+                channel.load(counted(), records, dump.hashes() if keeps else None)
+        except TooManyChannels as error:
+            raise NodeError(f"the dump cannot be loaded: {error}") from error
+        self.loaded += 1
+        self.inside += inside
+        if inside < records:
+            self.outside[name] = records - inside
+
+    def _advance(self, count: int) -> None:
+        self._done += count
+        self.progress(min(self._done, self._total), self._total)
+
+    def check_range(self) -> None:
+        """What becomes of records outside the node's range."""
+        if not self.outside:
+            return
+        count = sum(self.outside.values())
+        where = ", ".join(f"{records} in {name}" for name, records in list(self.outside.items())[:NAMES_SHOWN])
+        what = (
+            f"of {count + self.inside} records in the dump {count} are outside the node's hash range {self.hash_range}"
+        )
+        what += f" ({where})"
+        if not self.inside:
+            raise NodeError(f"{what}: is this the dump of another node?")
+        if self.policy == "fatal":
+            raise NodeError(
+                f"{what}: set out_of_range in section [dump] to load or to ignore, or give the node its former range"
+            )
+        log.warning("%s: they are %s (out_of_range)", what, "loaded" if self.policy == "load" else "left out")
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _count_within(keys: Sequence[bytes], hashes: HashRange) -> int:
+    """How many of the stored keys, in their order, have these hashes."""
+    start = bisect_left(keys, hashes.lowest.to_bytes(HASH_BYTES, "big"))
+    if hashes.highest == HASH_MAX:
+        return len(keys) - start
+    return bisect_left(keys, (hashes.highest + 1).to_bytes(HASH_BYTES, "big")) - start

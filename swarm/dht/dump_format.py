@@ -1,0 +1,147 @@
+"""The form of a dump: its records' keys, the trailer of a file, the manifest. No I/O. docs/formats/dump.md."""
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
+
+from swarm.core.errors import BadChannel
+from swarm.core.protocol import check_channel
+from swarm.dht.hash_range import HASH_MAX, HashRange
+
+MANIFEST = "manifest.json"
+DUMP_SUFFIX = ".lmdb"
+BACKUP_SUFFIX = ".lmdb.backup"
+TEMPORARY_SUFFIX = ".tmp"
+DELETED = "deleted"
+
+MANIFEST_FORMAT = 1
+HASH_BYTES = 8
+TRAILER_BYTES = 72
+_MAGIC = b"SWARMD\0\1"
+_TRAILER = struct.Struct(">8s8Q")
+_CHECKED_BYTES = TRAILER_BYTES - 8
+
+assert _TRAILER.size == TRAILER_BYTES
+
+
+def stored_key(key: bytes) -> bytes:
+    """The key under which LMDB has a record: so their order is that of (hash, key)."""
+    return xxh3_64_digest(key) + key
+
+
+@dataclass(frozen=True)
+class Trailer:
+    """What stands behind the LMDB part of a dump. Sizes in bytes; record_bytes: of keys and values."""
+
+    records: int
+    record_bytes: int
+    first_segment: int
+    hash_range: HashRange
+    lmdb_bytes: int
+    lmdb_checksum: int
+
+    def encode(self) -> bytes:
+        checked = _TRAILER.pack(
+            _MAGIC,
+            self.records,
+            self.record_bytes,
+            self.first_segment,
+            self.hash_range.lowest,
+            self.hash_range.highest,
+            self.lmdb_bytes,
+            self.lmdb_checksum,
+            0,
+        )[:_CHECKED_BYTES]
+        return checked + xxh3_64_digest(checked)
+
+    @classmethod
+    def decode(cls, data: bytes, file_bytes: int) -> "Trailer":
+        """The trailer in the last bytes of a file of this length. ValueError says what is wrong."""
+        if len(data) != TRAILER_BYTES:
+            raise ValueError(f"it has {len(data)} bytes, and its trailer alone should have {TRAILER_BYTES}")
+        if not any(data):
+            raise ValueError("its end is zeros, where its trailer should be")
+        magic, records, record_bytes, segment, lowest, highest, lmdb_bytes, checksum, own = _TRAILER.unpack(data)
+        if magic[:7] != _MAGIC[:7]:
+            raise ValueError("it does not end in the trailer of a dump: it was cut short, or is none")
+        if xxh3_64_intdigest(data[:_CHECKED_BYTES]) != own:
+            raise ValueError("the checksum of its trailer is wrong")
+        if magic != _MAGIC:
+            raise ValueError(f"its format has version {magic[7]}, and this program reads version {_MAGIC[7]}")
+        if lmdb_bytes + TRAILER_BYTES != file_bytes:
+            raise ValueError(f"it has {file_bytes} bytes, and by its trailer {lmdb_bytes + TRAILER_BYTES}")
+        if not lowest <= highest <= HASH_MAX:
+            raise ValueError("the hash range in its trailer goes backwards")
+        return cls(records, record_bytes, segment, HashRange(lowest, highest), lmdb_bytes, checksum)
+
+
+@dataclass(frozen=True)
+class ChannelSize:
+    records: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The last complete dump. begun, finished: ISO 8601, UTC."""
+
+    first_segment: int
+    keep_from: int
+    begun: str
+    finished: str
+    channels: dict[str, ChannelSize]
+
+    @property
+    def record_bytes(self) -> int:
+        """Of keys and values, in all channels."""
+        return sum(each.bytes for each in self.channels.values())
+
+    @property
+    def records(self) -> int:
+        return sum(each.records for each in self.channels.values())
+
+    def encode(self) -> bytes:
+        return json.dumps({"format": MANIFEST_FORMAT, **asdict(self)}, indent=1).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Manifest":
+        """ValueError says what is wrong."""
+        members = json.loads(data)
+        match members:
+            case {
+                "format": 1,
+                "first_segment": int(first_segment),
+                "keep_from": int(keep_from),
+                "begun": str(begun),
+                "finished": str(finished),
+                "channels": dict(channels),
+            } if 0 < keep_from <= first_segment:
+                return cls(first_segment, keep_from, begun, finished, dict(map(_channel, channels.items())))
+        raise ValueError("it is not a manifest of format 1")
+
+
+def _channel(item: tuple[str, object]) -> tuple[str, ChannelSize]:
+    name, size = item
+    try:
+        check_channel(name)  # it becomes a part of a path
+    except BadChannel as error:
+        raise ValueError(str(error)) from error
+    match size:
+        case {"records": int(records), "bytes": int(record_bytes)}:
+            return name, ChannelSize(records, record_bytes)
+    raise ValueError(f"its sizes of channel {name} are none")
+
+
+def channel_of(file_name: str) -> tuple[str, str] | None:
+    """The channel that the name of a dump's file stands for, and DUMP_SUFFIX or BACKUP_SUFFIX; None for other names."""
+    for suffix in (BACKUP_SUFFIX, DUMP_SUFFIX):
+        if file_name.endswith(suffix):
+            name = file_name.removesuffix(suffix)
+            try:
+                check_channel(name)
+            except BadChannel:
+                return None
+            return name, suffix
+    return None
