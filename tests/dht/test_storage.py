@@ -84,6 +84,14 @@ def check_structure(channel: DhtChannel, hash_range: HashRange) -> None:
     assert len(directory) <= 2 * SLOTS_PER_SHARD_MAX * channel._shard_count
 
 
+def stored_in_batches(records: dict[bytes, bytes], size: int = 7) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    """As a dump gives them."""
+    stored = sorted((storage.hash_key(key).to_bytes(8, "big") + key, value) for key, value in records.items())
+    for start in range(0, len(stored), size):
+        keys, values = zip(*stored[start : start + size], strict=True)
+        yield list(keys), list(values)
+
+
 @dataclass(eq=False)
 class Reader:
     """A walk, and what it has to give."""
@@ -108,12 +116,15 @@ class ChannelMachine(RuleBasedStateMachine):
         self.readers: list[Reader] = []
         self.model: dict[bytes, bytes] = {}
 
-    @initialize(name=st.sampled_from(sorted(RANGES)), few_hashes=st.booleans(), filled=st.integers(0, POOL))
-    def begin(self, name: str, few_hashes: bool, filled: int) -> None:
+    @initialize(
+        name=st.sampled_from(sorted(RANGES)), few_hashes=st.booleans(), filled=st.integers(0, POOL), load=st.booleans()
+    )
+    def begin(self, name: str, few_hashes: bool, filled: int, load: bool) -> None:
         self.range = RANGES[name]
         few_hashes = few_hashes and any(number << 61 in self.range for number in range(8))
         for name, value in (
             ("SHARD_RECORDS_MAX", 4),
+            ("LOADED_SHARD_RECORDS", 3),
             ("BATCH_BYTES", 120),
             ("WALK_RECORDS_MAX", 40),
             ("WALK_SHARD_RECORDS", 2),
@@ -125,7 +136,10 @@ class ChannelMachine(RuleBasedStateMachine):
         self.outside = key_outside(self.range, few_hashes)
         self.budget = MemoryBudget(BUDGET)
         self.channel = DhtChannel(self.range, self.budget)
-        if filled:
+        if load:
+            self.model = dict.fromkeys(self.keys[:filled], b"loaded")
+            self.channel.load(stored_in_batches(self.model), filled)
+        elif filled:
             self.put_a_row(0, filled)
         self.always = self.walk(b"", b"")
 
@@ -519,3 +533,53 @@ def test_get_many_refuses() -> None:
         with pytest.raises(BadChannel):
             get_many(None, channel, [b"key"])
     assert get_many(None, "a", too_many[:-1]) == [b"value"] * BATCH_RECORDS_MAX
+
+
+@pytest.mark.parametrize("name", sorted(RANGES))
+@pytest.mark.parametrize("count", [0, 1, 20_000])
+def test_a_channel_that_was_loaded(name: str, count: int) -> None:
+    keys = list(islice((key for key in map(b"%d".__mod__, range(10**9)) if hash_key(key) in RANGES[name]), count))
+    records = {key: b"value " + key for key in keys}
+    budget = MemoryBudget(1)
+    channel = DhtChannel(RANGES[name], budget)
+    channel.load(stored_in_batches(records, 1000), count)
+    check_structure(channel, RANGES[name])
+    assert max(map(len, channel._directory)) <= storage.SHARD_RECORDS_MAX
+    assert (channel.records, channel.record_bytes) == (count, size_of(records))
+    assert budget.used == memory_of(records)
+    walked = [pair for _, found, values in channel.walk(b"", b"", b"") for pair in zip(found, values, strict=True)]
+    assert sorted(walked) == sorted(records.items())
+    assert all(channel.get(key) == records[key] for key in keys)
+
+
+def test_records_outside_the_range_can_be_walked_and_not_asked_for() -> None:
+    own, other = split_evenly(4)[1:3]
+    records = {b"%d" % number: b"value" for number in range(5000)}
+    hashes = list(map(hash_key, records))
+    channel = DhtChannel(own, MemoryBudget(10**9))
+    channel.load(stored_in_batches(records), len(records), HashRange(min(hashes), max(hashes)))
+    check_structure(channel, HashRange(min(hashes), max(hashes)))
+    walked = [key for _, found, _ in channel.walk(b"", b"", b"") for key in found]
+    assert sorted(walked) == sorted(records)
+    assert sorted(walked, key=lambda key: hash_key(key) >> channel._shift) == walked
+    mine = [key for key in records if hash_key(key) in own]
+    theirs = [key for key in records if hash_key(key) in other]
+    assert channel.get_many(mine) == [b"value"] * len(mine)
+    with pytest.raises(KeyError):
+        channel.get_many([*mine, theirs[0]])
+    for key in theirs[:10]:
+        for refused in (channel.get, channel.remove_record):
+            with pytest.raises(WrongNode):
+                refused(key)
+        with pytest.raises(WrongNode):
+            channel.put(key, b"new")
+        with pytest.raises(WrongNode):
+            channel.put_many([key], [b"new"], 10)
+    for number in range(30_000):  # its shards are cut, the directory doubles
+        key = b"new %d" % number
+        if hash_key(key) in own:
+            channel.put(key, b"value")
+            records[key] = b"value"
+    check_structure(channel, HashRange(min(hashes), max(hashes)))
+    assert sorted(key for _, found, _ in channel.walk(b"", b"", b"") for key in found) == sorted(records)
+    assert channel.records == len(records)
