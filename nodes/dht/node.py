@@ -1,6 +1,7 @@
 """Puts a dht node together."""
 
 from nodes.dht.config import DhtConfig
+from nodes.dht.dump_requests import DumpRequests
 from nodes.dht.requests import DhtRequests
 from nodes.dht.storage import DhtChannel
 from swarm import __version__
@@ -22,6 +23,7 @@ def make_node(config: DhtConfig, logs: Logs | None = None) -> Node:
     budget = MemoryBudget(config.node.memory_limit or default_memory_limit())
     channels = StorageChannels(lambda: DhtChannel(hash_range, budget), config.limits.channels_max)
     DhtRequests(service, channels, hash_range, budget)
+    DumpRequests(service, config.dump_dir, journal=None)
     return Node(
         service,
         channels,

@@ -240,20 +240,20 @@ def _remove_stale_socket(path: Path) -> None:
                     path.unlink()
 
 
-def lock_directory(path: Path) -> IO[str]:
+def lock_directory(path: Path, what: str = "data directory") -> IO[str]:
     """Makes the directory and keeps it to this process until the file is closed; NodeError if another has it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / "lock").open("a+")
     except OSError as error:
-        raise NodeError(f"cannot use the data directory {path}: {error.strerror or error}") from error
+        raise NodeError(f"cannot use the {what} {path}: {error.strerror or error}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.seek(0)
         owner = file.read().strip() or "unknown"
         file.close()
-        raise NodeError(f"the data directory {path} is in use by another process (pid {owner})") from error
+        raise NodeError(f"the {what} {path} is in use by another process (pid {owner})") from error
     file.truncate(0)
     file.write(f"{os.getpid()}\n")
     file.flush()

@@ -162,11 +162,20 @@ class Records(Generic[Record]):
     `batches` gives the same in lists, for programs that read by the million.
     """
 
-    def __init__(self, client: DhtClient, request: Request, channel: str, key_prefix: Key, substring: bytes) -> None:
+    def __init__(
+        self,
+        client: DhtClient,
+        request: Request,
+        channel: str,
+        key_prefix: Key = b"",
+        substring: bytes = b"",
+        credit: int = CLIENT_STREAM_CREDIT,
+    ) -> None:
+        """credit: batches that the node may be ahead."""
         self._stream: AsyncStream | None = None
         self._client = client
         self._pairs = request is protocol.GET_ALL
-        self._walk = Walk(client._ring, request, channel, key_prefix, substring, CLIENT_STREAM_CREDIT)
+        self._walk = Walk(client._ring, request, channel, key_prefix, substring, credit)
         self._records: Any = iter(())
         self._ended = False
 

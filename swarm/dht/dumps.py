@@ -170,7 +170,7 @@ class DumpWriter:
         self.record_bytes = 0
         self._pending_bytes = 0
         path.unlink(missing_ok=True)
-        with _writing(path):
+        with writing(path):
             self._env = lmdb.open(
                 str(path), map_size=MAP_BYTES, subdir=False, lock=False, sync=False, metasync=False, meminit=False
             )
@@ -180,7 +180,7 @@ class DumpWriter:
         """Stored keys and values, sorted, all behind those that were appended before."""
         transaction = self._transaction
         assert transaction is not None
-        with _writing(self.path):
+        with writing(self.path):
             with transaction.cursor() as cursor:
                 _, added = cursor.putmulti(records, append=True)
             assert added == len(records), f"{self.path}: records came out of order"
@@ -195,12 +195,14 @@ class DumpWriter:
                 self._transaction = self._env.begin(write=True)
 
     def finish(self, first_segment: int, hash_range: HashRange) -> Trailer:
-        """Completes the file and syncs it. Takes as long as the disk does, so in a thread of its own."""
+        """Completes and syncs the file; closes in every case. Takes as long as the disk does: for a worker thread."""
         transaction, self._transaction = self._transaction, None
         assert transaction is not None
-        with _writing(self.path):
-            transaction.commit()
-            self._env.close()
+        with writing(self.path):
+            try:
+                transaction.commit()
+            finally:
+                self._env.close()
             with self.path.open("r+b") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(0)
@@ -221,15 +223,15 @@ class DumpWriter:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """What the disk or LMDB refuses becomes a DumpNotWritten that names the file, and says so if the disk is full."""
     try:
         yield
     except (OSError, lmdb.Error) as error:
-        raise not_written(path, error) from error
+        raise _not_written(path, error) from error
 
 
-def not_written(path: Path, error: OSError | lmdb.Error) -> DumpNotWritten:
-    """Why a file could not be written, in words that an operator understands."""
+def _not_written(path: Path, error: OSError | lmdb.Error) -> DumpNotWritten:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     with contextlib.suppress(OSError):
         disk = os.statvfs(path.parent)
@@ -255,7 +257,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Replaces the manifest as a whole, and syncs it. DumpNotWritten."""
     path = directory / MANIFEST
     temporary = directory / (MANIFEST + TEMPORARY_SUFFIX)
-    with _writing(path):
+    with writing(path):
         with temporary.open("wb") as file:
             file.write(manifest.encode())
             file.flush()

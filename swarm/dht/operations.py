@@ -263,6 +263,16 @@ def ping(ring: Ring) -> Steps[None]:
     yield from _ask_all(ring, core.PING)
 
 
+def begin_dump(ring: Ring) -> Steps[int]:
+    """Of the one node that a dhtdump dumps: the segment that its journal has begun."""
+    return (yield from _ask_all(ring, protocol.BEGIN_DUMP))[0]  # type: ignore[no-any-return]
+
+
+def end_dump(ring: Ring, segment: int) -> Steps[bool]:
+    """Of the one node that a dhtdump dumps: whether it has trimmed its journal."""
+    return (yield from _ask_all(ring, protocol.END_DUMP, segment))[0]  # type: ignore[no-any-return]
+
+
 class Walk:
     """Reading a whole channel: node after node, and on each from where the last batch ended."""
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from swarm.core import limits
 from swarm.core.errors import BadArgument, BadKey, BatchTooBig, EmptyValue, ValueTooBig
-from swarm.core.protocol import CHANNEL, CREDIT, Limits, Parameter, Request, brief, type_name
+from swarm.core.protocol import CHANNEL, CREDIT, Limits, Parameter, Request, brief, integer, type_name
 
 KIND = "dht"
 CURSOR_HASH_BYTES = 8
@@ -133,3 +133,5 @@ UPDATE = Request(
 GET_ALL = Request(23, "get all", WALK, streams=True)
 GET_ALL_KEYS = Request(24, "get all keys", WALK, streams=True)
 HASH_RANGE = Request(25, "hash range", ())
+BEGIN_DUMP = Request(27, "begin dump", (), access="admin", repeatable=False)
+END_DUMP = Request(28, "end dump", (integer("segment", 1, 2**64 - 1),), access="admin")

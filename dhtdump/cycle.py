@@ -1,0 +1,201 @@
+"""One dump of a node, from begin to end. docs/formats/dump.md, *A dump, step by step*.
+
+Whatever happens on the way, the files that a node would load are whole: a channel is written beside and renamed when
+it is synced, and what it replaces stays as its backup. A cycle that fails leaves some channels newer than the manifest
+says, which is no harm: all changes since the manifest's segment are replayed over them.
+
+Memory does not grow with the channel: the node sends a batch when one was written, and LMDB writes out a transaction of
+some MiB at a time. What takes as long as the disk does is done in worker threads that are abandoned when dhtdump is
+stopped: they only touch files that have no name yet.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import trio
+
+import swarm.dht.operations as operations
+import swarm.dht.protocol as protocol
+from swarm.core.errors import ChannelRemoved, SwarmError
+from swarm.dht.client import DhtClient, Records
+from swarm.dht.dump_format import (
+    BACKUP_SUFFIX,
+    DELETED,
+    DUMP_SUFFIX,
+    TEMPORARY_SUFFIX,
+    ChannelSize,
+    Manifest,
+    Trailer,
+    channel_of,
+    stored_key,
+)
+from swarm.dht.dumps import (
+    DumpDamaged,
+    DumpFile,
+    DumpWriter,
+    read_manifest,
+    read_trailer,
+    sync_directory,
+    write_manifest,
+    writing,
+)
+from swarm.dht.hash_range import HashRange
+
+log = logging.getLogger(__name__)
+
+CREDIT = 2  # one batch is written while the next is on its way; more would be memory
+
+Progress = Callable[[str, int], None]
+"""Is told the channel, and how many more of its records were read."""
+
+
+class DumpClient(DhtClient):
+    """A client of one node, with what only dhtdump asks for."""
+
+    async def begin_dump(self) -> int:
+        return await self._run(operations.begin_dump(self._ring))
+
+    async def end_dump(self, segment: int) -> bool:
+        return await self._run(operations.end_dump(self._ring, segment))
+
+    def records(self, channel: str) -> "Records[tuple[bytes, bytes]]":
+        return Records(self, protocol.GET_ALL, channel, credit=CREDIT)
+
+
+async def dump_node(client: DumpClient, directory: Path, progress: Progress) -> Manifest:
+    """Writes all channels of the node; what the dump's manifest says.
+
+    Raises SwarmError (the node), DumpNotWritten (the disk): the dump before is still there.
+    """
+    _remove_leftovers(directory)
+    before = manifest_before(directory)
+    begun = _utc()
+    segment = await client.begin_dump()
+    (hash_range,) = (await client.hash_ranges()).values()
+    channels = {}
+    for name in await client.channels():
+        try:
+            trailer = await _dump_channel(client, directory, name, segment, hash_range, progress)
+        except ChannelRemoved:
+            log.info("channel %s was removed while it was read", name)
+        else:
+            channels[name] = ChannelSize(trailer.records, trailer.record_bytes)
+    keep_from = _keep_from(directory, channels, before, segment)
+    manifest = Manifest(segment, keep_from, begun, _utc(), channels)
+    write_manifest(directory, manifest)
+    _set_aside_others(directory, manifest)
+    await _tell(client, segment)
+    return manifest
+
+
+def manifest_before(directory: Path) -> Manifest | None:
+    """That of the last complete dump. One that is damaged is as good as none: then all of the journal is kept."""
+    try:
+        return read_manifest(directory)
+    except DumpDamaged as error:
+        log.error("%s", error)
+        return None
+
+
+def _utc() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Of a dump that was killed."""
+    with writing(directory):
+        for path in directory.glob(f"*{TEMPORARY_SUFFIX}"):
+            log.info("removing %s, left by a dump that did not finish", path.name)
+            path.unlink()
+
+
+async def _dump_channel(
+    client: DumpClient, directory: Path, name: str, segment: int, hash_range: HashRange, progress: Progress
+) -> Trailer:
+    path = directory / (name + DUMP_SUFFIX)
+    temporary = directory / (name + DUMP_SUFFIX + TEMPORARY_SUFFIX)
+    try:
+        writer = DumpWriter(temporary)
+        try:
+            async with aclosing(client.records(name).batches()) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    writer.append(sorted([(stored_key(key), value) for key, value in batch]))
+                    progress(name, len(batch))
+        except BaseException:
+            writer.close()
+            raise
+        trailer = await trio.to_thread.run_sync(writer.finish, segment, hash_range, abandon_on_cancel=True)
+        keep = await trio.to_thread.run_sync(_is_sound, path, abandon_on_cancel=True)
+        _put_in_place(path, temporary, keep_as_backup=keep)
+    finally:
+        with suppress(OSError):  # so that a disk that is full has room again
+            temporary.unlink(missing_ok=True)
+    return trailer
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether a file may become the backup: in place of one that is sound, it has to be."""
+    try:
+        DumpFile(path).close()
+    except FileNotFoundError:
+        return False
+    except DumpDamaged as error:
+        log.error("%s: it does not become the backup, the one before stays", error)
+        return False
+    return True
+
+
+def _put_in_place(path: Path, temporary: Path, *, keep_as_backup: bool) -> None:
+    """At every moment there is a file under the channel's name, once there was one."""
+    with writing(path):
+        if keep_as_backup:
+            backup = path.with_name(path.name.removesuffix(DUMP_SUFFIX) + BACKUP_SUFFIX)
+            linked = backup.with_name(backup.name + TEMPORARY_SUFFIX)
+            os.link(path, linked)
+            linked.replace(backup)
+        temporary.replace(path)
+        sync_directory(path.parent)
+
+
+def _keep_from(directory: Path, channels: dict[str, ChannelSize], before: Manifest | None, segment: int) -> int:
+    """The first segment that is needed should any file of the manifest's be damaged and its backup take its place."""
+    if before is None:
+        return 1
+    needed = [segment, before.first_segment]
+    for name in channels:
+        with suppress(FileNotFoundError, DumpDamaged):
+            needed.append(read_trailer(directory / (name + BACKUP_SUFFIX)).first_segment)
+    return max(1, min(needed))
+
+
+def _set_aside_others(directory: Path, manifest: Manifest) -> None:
+    """Moves files of channels that are not there any more."""
+    with writing(directory / DELETED):
+        others = [
+            path
+            for path in directory.iterdir()
+            if (found := channel_of(path.name)) and found[0] not in manifest.channels
+        ]
+        if others:
+            (directory / DELETED).mkdir(exist_ok=True)
+            for path in others:
+                log.info("%s moves to %s: its channel was removed", path.name, DELETED)
+                path.replace(directory / DELETED / path.name)
+            sync_directory(directory / DELETED)
+            sync_directory(directory)
+
+
+async def _tell(client: DumpClient, segment: int) -> None:
+    """The dump is complete whatever becomes of this: a journal that was not trimmed is after the next one."""
+    try:
+        trimmed = await client.end_dump(segment)
+    except SwarmError as error:
+        log.warning("the journal was not trimmed: %s", error)
+        return
+    if not trimmed:
+        log.warning("the node did not trim its journal: it has none, or its dump_dir is not where this dump is")

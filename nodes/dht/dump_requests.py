@@ -1,0 +1,48 @@
+"""What the node does for its dhtdump: begins a segment of its journal, and removes those that a dump has replaced."""
+
+import logging
+from pathlib import Path
+from typing import Any, Protocol
+
+from swarm.core.connection_handler import ConnectionHandler
+from swarm.core.request_handler import Service
+from swarm.dht import protocol
+from swarm.dht.dumps import DumpDamaged, read_manifest
+
+log = logging.getLogger(__name__)
+
+
+class SegmentedJournal(Protocol):
+    """What a dump needs of the journal."""
+
+    def rotate(self) -> int:
+        """Begins a new segment; its number. Every change that is made from now on is in it or behind it."""
+
+    def remove_before(self, keep_from: int) -> None:
+        """Removes the segments before this one."""
+
+
+class DumpRequests:
+    def __init__(self, service: Service, dump_dir: Path, journal: SegmentedJournal | None) -> None:
+        """dump_dir: from where the node would load its dump, were it started now. journal: None if there is none."""
+        self._service = service
+        self._dump_dir = dump_dir
+        self._journal = journal
+        service.handle(protocol.BEGIN_DUMP, self._begin, "batch")
+        service.handle(protocol.END_DUMP, self._end, "batch")
+
+    def _begin(self, _: ConnectionHandler) -> int:
+        return self._journal.rotate() if self._journal else 1
+
+    def _end(self, _: ConnectionHandler, segment: Any) -> bool:
+        protocol.END_DUMP.check((segment,), self._service.limits)
+        try:
+            manifest = read_manifest(self._dump_dir)
+        except DumpDamaged as error:
+            log.error("the journal is not trimmed: %s", error)
+            return False
+        if self._journal is None or manifest is None or manifest.first_segment != segment:
+            return False
+        self._journal.remove_before(manifest.keep_from)
+        log.info("dump of segment %d is complete: the journal is kept from segment %d on", segment, manifest.keep_from)
+        return True
