@@ -48,7 +48,7 @@ from swarm.dht.hash_range import HashRange
 
 log = logging.getLogger(__name__)
 
-CREDIT = 2  # one batch is written while the next is on its way; more would be memory
+CREDIT = 1  # granted anew when a batch is taken: the next is on its way while one is written; more would be memory
 
 Progress = Callable[[str, int], None]
 """Is told the channel, and how many more of its records were read."""
@@ -126,6 +126,7 @@ async def _dump_channel(
                 async for batch in batches:
                     writer.append(sorted([(stored_key(key), value) for key, value in batch]))
                     progress(name, len(batch))
+                    del batch  # before the next is received
         except BaseException:
             writer.close()
             raise

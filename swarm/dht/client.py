@@ -206,7 +206,10 @@ class Records(Generic[Record]):
         while (batch := await self._next_batch()) is not None:
             if batch[1]:
                 records: Any = zip(batch[1], batch[2], strict=True) if self._pairs else batch[1]
-                yield list(records)
+                given = list(records)
+                del batch, records  # values may be large: of two batches one is enough in memory
+                yield given
+                del given
 
     def close(self) -> None:
         """Stops reading."""
