@@ -1,0 +1,377 @@
+"""A dump from begin to end, over memory: what is written, what is kept, what is set aside, what fails."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from dhtdump.config import DumpSection
+from dhtdump.cycle import DumpClient, dump_node
+from dhtdump.schedule import JOURNAL_FLOOR_BYTES, Schedule, has_grown
+from nodes.dht.config import DhtConfig
+from nodes.dht.config import DumpSection as NodeDumpSection
+from nodes.dht.dump_requests import DumpRequests
+from nodes.dht.node import make_node
+from nodes.dht.snapshot import load_snapshot
+from swarm.core.errors import NodeUnreachable, SwarmError
+from swarm.core.node import Node
+from swarm.dht import protocol
+from swarm.dht.dump_format import ChannelSize, Manifest
+from swarm.dht.dumps import DumpFile, DumpNotWritten, read_manifest, read_trailer, write_manifest
+from swarm.dht.hash_range import split_evenly
+from swarm.testing import MemoryDht, dht_in_memory
+
+Records = dict[bytes, bytes]
+
+
+@asynccontextmanager
+async def node_and_client() -> AsyncIterator[tuple[MemoryDht, DumpClient]]:
+    async with dht_in_memory() as dht, DumpClient(dht.addresses, connect=dht.connect) as client:
+        yield dht, client
+
+
+def content(path: Path) -> Records:
+    with DumpFile(path) as dump:
+        return {
+            stored[8:]: value for keys, values in dump.batches() for stored, value in zip(keys, values, strict=True)
+        }
+
+
+def no_progress(channel: str, records: int) -> None:
+    pass
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+async def test_what_is_written(tmp_path: Path) -> None:
+    records = {b"%d" % number: b"value %d" % number for number in range(20_000)}
+    told: list[tuple[str, int]] = []
+    async with node_and_client() as (_, client):
+        await client.put_many("many", records)
+        await client.put("one", b"key", b"value")
+        manifest = await dump_node(client, tmp_path, lambda *what: told.append(what))
+    assert names(tmp_path) == ["manifest.json", "many.lmdb", "one.lmdb"]
+    assert content(tmp_path / "many.lmdb") == records
+    assert content(tmp_path / "one.lmdb") == {b"key": b"value"}
+    assert manifest == read_manifest(tmp_path)
+    assert manifest.keep_from == 1
+    assert manifest.channels["one"] == ChannelSize(1, 8)
+    assert manifest.channels["many"].records == sum(count for name, count in told if name == "many") == 20_000
+    assert manifest.begun <= manifest.finished
+
+
+async def test_a_channel_whose_records_are_all_removed(tmp_path: Path) -> None:
+    async with node_and_client() as (_, client):
+        await client.put("channel", b"key", b"value")
+        await client.remove("channel", b"key")
+        manifest = await dump_node(client, tmp_path, no_progress)
+    assert manifest.channels == {"channel": ChannelSize(0, 0)}
+    assert content(tmp_path / "channel.lmdb") == {}
+
+
+async def test_nothing_there(tmp_path: Path) -> None:
+    async with node_and_client() as (_, client):
+        await dump_node(client, tmp_path, no_progress)
+    assert names(tmp_path) == ["manifest.json"]
+
+
+async def test_the_dump_before_is_the_backup(tmp_path: Path) -> None:
+    async with node_and_client() as (_, client):
+        for value in (b"1", b"2", b"3"):
+            await client.put("channel", b"key", value)
+            await dump_node(client, tmp_path, no_progress)
+    assert names(tmp_path) == ["channel.lmdb", "channel.lmdb.backup", "manifest.json"]
+    assert content(tmp_path / "channel.lmdb") == {b"key": b"3"}
+    assert content(tmp_path / "channel.lmdb.backup") == {b"key": b"2"}
+
+
+async def test_a_damaged_dump_does_not_become_the_backup(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with node_and_client() as (_, client):
+        for value in (b"1", b"2", b"3"):
+            await client.put("channel", b"key", value)
+            if value == b"3":
+                data = bytearray((tmp_path / "channel.lmdb").read_bytes())
+                data[4096] ^= 1
+                (tmp_path / "channel.lmdb").write_bytes(data)
+            await dump_node(client, tmp_path, no_progress)
+    assert content(tmp_path / "channel.lmdb") == {b"key": b"3"}
+    assert content(tmp_path / "channel.lmdb.backup") == {b"key": b"1"}
+    assert "it does not become the backup" in caplog.text
+
+
+async def test_the_dump_of_a_removed_channel_moves(tmp_path: Path) -> None:
+    async with node_and_client() as (_, client):
+        await client.put("stays", b"key", b"value")
+        for value in (b"1", b"2"):
+            await client.put("channel", b"key", value)
+            await dump_node(client, tmp_path, no_progress)
+        await client.remove_channel("channel")
+        await dump_node(client, tmp_path, no_progress)
+    assert names(tmp_path) == ["deleted", "manifest.json", "stays.lmdb", "stays.lmdb.backup"]
+    assert names(tmp_path / "deleted") == ["channel.lmdb", "channel.lmdb.backup"]
+    assert content(tmp_path / "deleted" / "channel.lmdb") == {b"key": b"2"}
+
+
+async def test_a_channel_that_is_removed_while_it_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with node_and_client() as (dht, client):
+        await client.put_many("channel", {b"%d" % number: bytes(100) for number in range(20_000)})
+        await client.put("zzz", b"key", b"value")
+        channels = dht.nodes[0].channels
+
+        def remove(channel: str, records: int) -> None:
+            if channel == "channel" and channels.get("channel"):
+                dht.nodes[0].service.in_steps(channels._channels.pop("channel").remove())
+
+        manifest = await dump_node(client, tmp_path, remove)
+    assert list(manifest.channels) == ["zzz"]
+    assert names(tmp_path) == ["manifest.json", "zzz.lmdb"]
+    assert "channel channel was removed while it was read" in caplog.text
+
+
+async def test_leftovers_are_removed(tmp_path: Path) -> None:
+    for name in ("channel.lmdb.tmp", "gone.lmdb.tmp", "channel.lmdb.backup.tmp", "manifest.json.tmp"):
+        (tmp_path / name).write_text("half of something")
+    async with node_and_client() as (_, client):
+        await client.put("channel", b"key", b"value")
+        await dump_node(client, tmp_path, no_progress)
+    assert names(tmp_path) == ["channel.lmdb", "manifest.json"]
+
+
+async def test_what_is_written_meanwhile(tmp_path: Path) -> None:
+    """Everything that exists throughout is in the dump, as it is; replaying what was changed makes it exact."""
+    first = {b"%d" % number: b"first" * 100 for number in range(20_000)}
+    changes: list[tuple[bytes, bytes | None]] = []
+    dumped_whole = False
+    async with node_and_client() as (_, client):
+        await client.put_many("channel", first)
+
+        async def change(task: int) -> None:  # each has keys of its own: so the order of changes is known
+            for number in count():
+                if dumped_whole:
+                    return
+                key = b"%d" % (task + 20 * (number * 7919 % 1500))
+                if number % 3:
+                    await client.put("channel", key, b"second")
+                    changes.append((key, b"second"))
+                else:
+                    await client.remove("channel", key)
+                    changes.append((key, None))
+
+        async with trio.open_nursery() as nursery:
+            for task in range(20):
+                nursery.start_soon(change, task)
+            await dump_node(client, tmp_path, no_progress)
+            dumped_whole = True
+        now = {key: value async for key, value in client.get_all("channel")}
+    dumped = content(tmp_path / "channel.lmdb")
+    changed = {key for key, _ in changes}
+    assert len(changed) > 100
+    assert {key for key in first if key not in changed} <= dumped.keys()
+    for key, value in changes:
+        if value is None:
+            dumped.pop(key, None)
+        else:
+            dumped[key] = value
+    assert dumped == now
+
+
+@dataclass
+class CountingJournal:
+    """Segments without their content."""
+
+    segment: int = 1
+    kept_from: int = 1
+
+    def rotate(self) -> int:
+        self.segment += 1
+        return self.segment
+
+    def remove_before(self, keep_from: int) -> None:
+        assert keep_from >= self.kept_from
+        self.kept_from = keep_from
+
+
+@asynccontextmanager
+async def node_with_journal(directory: Path) -> AsyncIterator[tuple[CountingJournal, DumpClient]]:
+    journal = CountingJournal()
+    config = DhtConfig(dump=NodeDumpSection(dump_dir=str(directory)))
+    async with dht_in_memory([config]) as dht, DumpClient(dht.addresses, connect=dht.connect) as client:
+        service = dht.nodes[0].service
+        for request in (protocol.BEGIN_DUMP, protocol.END_DUMP):
+            del service.handlers[request.code]
+        DumpRequests(service, directory, journal)
+        yield journal, client
+
+
+async def test_which_segments_are_kept(tmp_path: Path) -> None:
+    async with node_with_journal(tmp_path) as (journal, client):
+        await client.put("a", b"key", b"value")
+        assert (await dump_node(client, tmp_path, no_progress)).first_segment == 2
+        assert journal.kept_from == 1  # no backup yet: all of it
+        await dump_node(client, tmp_path, no_progress)
+        assert (journal.segment, journal.kept_from) == (3, 2)
+        await client.put("b", b"key", b"value")
+        await dump_node(client, tmp_path, no_progress)
+        assert (journal.segment, journal.kept_from) == (4, 3)
+        for number in range(5, 9):
+            manifest = await dump_node(client, tmp_path, no_progress)
+            assert (manifest.first_segment, manifest.keep_from, journal.kept_from) == (number, number - 1, number - 1)
+
+
+async def test_a_cycle_that_fails_half_way_lets_go_of_no_segment(tmp_path: Path) -> None:
+    async with node_with_journal(tmp_path) as (journal, client):
+        for name in ("a", "b"):
+            await client.put(name, b"key", b"value")
+        for _ in range(2):
+            await dump_node(client, tmp_path, no_progress)
+        (tmp_path / "b.lmdb.tmp").mkdir()  # cannot be written, nor be removed as a file
+        for _ in range(3):
+            with pytest.raises(DumpNotWritten):
+                await dump_node(client, tmp_path, no_progress)
+        assert journal.kept_from == 2
+        (tmp_path / "b.lmdb.tmp").rmdir()
+        manifest = await dump_node(client, tmp_path, no_progress)
+        backups = [read_trailer(tmp_path / f"{name}.lmdb.backup").first_segment for name in ("a", "b")]
+        assert manifest.keep_from == journal.kept_from == min(3, *backups)
+
+
+async def test_the_journal_is_trimmed_only_for_the_dump_that_the_node_would_load(tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    async with node_with_journal(here) as (journal, client):
+        await client.put("a", b"key", b"value")
+        for _ in range(3):
+            await dump_node(client, elsewhere, no_progress)
+        assert journal.kept_from == 1
+        segment = await client.begin_dump()
+        assert not await client.end_dump(segment)
+        write_manifest(here, Manifest(segment, 3, "begun", "finished", {}))
+        assert not await client.end_dump(segment + 1)
+        assert journal.kept_from == 1
+        assert await client.end_dump(segment)
+        assert journal.kept_from == 3
+        (here / "manifest.json").write_text("damaged")
+        assert not await client.end_dump(segment)
+
+
+async def test_a_node_without_a_journal(tmp_path: Path) -> None:
+    async with node_and_client() as (_, client):
+        assert await client.begin_dump() == 1
+        assert await client.end_dump(1) is False
+        with pytest.raises(SwarmError, match="segment is from 1"):
+            await client.end_dump(0)
+
+
+async def test_a_node_that_is_gone_leaves_the_dump(tmp_path: Path) -> None:
+    async with node_and_client() as (_, client):
+        await client.put("channel", b"key", b"value")
+        await dump_node(client, tmp_path, no_progress)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    async def refuse(address: object) -> None:
+        raise ConnectionRefusedError("nobody there")
+
+    async with DumpClient("127.0.0.1:1", timeout=0.05, connect=refuse) as client:
+        with pytest.raises(NodeUnreachable):
+            await dump_node(client, tmp_path, no_progress)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("journal", "dump", "grown"),
+    [
+        (0, 0, False),
+        (JOURNAL_FLOOR_BYTES, 0, False),
+        (JOURNAL_FLOOR_BYTES + 1, 0, True),
+        (JOURNAL_FLOOR_BYTES + 1, JOURNAL_FLOOR_BYTES, False),
+        (2 * JOURNAL_FLOOR_BYTES + 1, JOURNAL_FLOOR_BYTES, True),
+    ],
+)
+def test_a_journal_that_has_grown(journal: int, dump: int, grown: bool) -> None:
+    assert has_grown(journal, dump, 2.0) is grown
+
+
+async def test_what_was_dumped_can_be_loaded(tmp_path: Path) -> None:
+    records = {b"%d" % number: b"value" for number in range(5000)}
+    async with node_and_client() as (_, client):
+        await client.put_many("channel", records)
+        await dump_node(client, tmp_path, no_progress)
+    node = make_node(DhtConfig())
+    assert load_snapshot(tmp_path, node.channels, split_evenly(1)[0], node.budget, "fatal", False) == 1
+    assert dict(node.channels.items())["channel"].records == 5000
+
+
+# When. Of a node without channels, so that nothing is done in a thread: the clock would not wait for it.
+
+
+@asynccontextmanager
+async def schedule_running(directory: Path, **values: float) -> AsyncIterator[tuple[Schedule, Node]]:
+    async with dht_in_memory() as dht, DumpClient(dht.addresses, connect=dht.connect) as client:
+        schedule = Schedule(DumpSection(dump_dir=directory, **values), client)  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(schedule.run)
+            yield schedule, dht.nodes[0]
+            nursery.cancel_scope.cancel()
+
+
+async def when(condition: Callable[[], bool]) -> float:
+    while not condition():
+        await trio.sleep(0.5)
+    return trio.current_time()
+
+
+async def test_a_period_between_dumps(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    begun = trio.current_time()
+    async with schedule_running(tmp_path, period=1000.0, first_wait=0.5) as (schedule, _):
+        first = await when(lambda: schedule._dumps == 1)
+        assert first - begun <= 502
+        second = await when(lambda: schedule._dumps == 2)
+        assert 998 <= second - first <= 1002
+    assert read_manifest(tmp_path) is not None
+
+
+async def test_the_first_wait_is_random(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    waits = set()
+    for _ in range(5):
+        begun = trio.current_time()
+        async with schedule_running(tmp_path, period=1000.0, first_wait=1.0) as (schedule, _):
+            waits.add(await when(lambda schedule=schedule: schedule._dumps == 1) - begun)  # type: ignore[misc]
+    assert len(waits) > 1
+
+
+async def test_a_dump_that_failed_is_tried_again(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_the_way = tmp_path / "x.tmp"
+    in_the_way.mkdir()
+    async with schedule_running(tmp_path, period=1000.0, first_wait=0.0, retry_wait=60.0) as (schedule, _):
+        first = await when(lambda: schedule._failures == 1)
+        second = await when(lambda: schedule._failures == 2)
+        assert 58 <= second - first <= 62
+        assert schedule._dumps == 0
+        in_the_way.rmdir()
+        assert await when(lambda: schedule._dumps == 1) - second <= 62
+    assert caplog.text.count("the dump failed, the one before stays: ") == 2
+
+
+async def test_a_dump_begins_early_when_the_journal_has_grown(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with schedule_running(tmp_path, period=1e6, first_wait=0.0, check_period=10.0) as (schedule, node):
+        first = await when(lambda: schedule._dumps == 1)
+        counted = node.statistics
+        monkeypatch.setattr(node, "statistics", lambda: counted() | {"journal_undumped_bytes": JOURNAL_FLOOR_BYTES + 1})
+        assert await when(lambda: schedule._dumps == 2) - first <= 12
+        monkeypatch.undo()
+        with trio.move_on_after(10_000):
+            await when(lambda: schedule._dumps == 3)
+        assert schedule._dumps == 2
