@@ -192,7 +192,9 @@ class DumpWriter:
                 self._pending_bytes = 0
                 self._transaction = None  # whatever becomes of it, it is over
                 transaction.commit()
-                self._env.set_mapsize(MAP_BYTES)  # maps the file anew: what was written counts as our memory while mapped
+                self._env.set_mapsize(
+                    MAP_BYTES
+                )  # maps the file anew: what was written counts as our memory while mapped
                 self._transaction = self._env.begin(write=True)
 
     def finish(self, first_segment: int, hash_range: HashRange) -> Trailer:
