@@ -68,7 +68,7 @@ def _from_base64(text: str) -> bytes:
 # Where the nodes are.
 
 
-def _parsed_by(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str], T]:
+def parsed_by(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str], T]:
     def callback(ctx: click.Context, param: click.Parameter, text: str) -> T:
         try:
             return parse(text)
@@ -119,7 +119,7 @@ class Nodes:
 )
 @click.option(
     "--timeout",
-    callback=_parsed_by(_parse_timeout),
+    callback=parsed_by(_parse_timeout),
     metavar="DURATION",
     default="5s",
     show_default=True,
@@ -138,7 +138,7 @@ def dht(ctx: click.Context, addresses: tuple[str, ...], file: Path | None, timeo
     ctx.obj = Nodes(addresses, file, timeout)
 
 
-_KEY = click.argument("key", callback=_parsed_by(parse_key))
+_KEY = click.argument("key", callback=parsed_by(parse_key))
 _CHANNEL = click.argument("channel")
 _FILE = click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 
@@ -180,8 +180,8 @@ def get(nodes: Nodes, channel: str, key: bytes) -> None:
     with nodes.client() as client:
         value = client.get(channel, key)
     if value is None:
-        raise _no_record(channel, key)
-    _write(value + b"\n" if sys.stdout.isatty() else value)
+        raise no_record(channel, key)
+    write_output(value + b"\n" if sys.stdout.isatty() else value)
 
 
 @dht.command()
@@ -210,14 +210,14 @@ def remove(nodes: Nodes, channel: str, key: bytes) -> None:
     """
     with nodes.client() as client:
         if not client.remove(channel, key):
-            raise _no_record(channel, key)
+            raise no_record(channel, key)
 
 
-def _no_record(channel: str, key: bytes) -> Failure:
+def no_record(channel: str, key: bytes) -> Failure:
     return Failure(f"channel {channel} has no record with the key {key_text(key)}")
 
 
-def _write(data: bytes) -> None:
+def write_output(data: bytes) -> None:
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
@@ -227,9 +227,7 @@ def _write(data: bytes) -> None:
 
 @dht.command()
 @_CHANNEL
-@click.option(
-    "--prefix", callback=_parsed_by(parse_key), default="", help="Only keys that begin so; written as KEY is."
-)
+@click.option("--prefix", callback=parsed_by(parse_key), default="", help="Only keys that begin so; written as KEY is.")
 @click.pass_obj
 def keys(nodes: Nodes, channel: str, prefix: bytes) -> None:
     """Lists the keys of a channel.
@@ -349,7 +347,7 @@ def export(nodes: Nodes, channel: str, file: Path, binary: bool) -> None:
         records, _ = client.channel_size(channel)
         with (
             written_whole(file) if not to_stdout else _standard_output() as output,
-            _progress(f"export {channel}", records, shown) as advance,
+            progress_bar(f"export {channel}", records, shown) as advance,
         ):
             number = 0
             for number, record in enumerate(client.get_all(channel), 1):
@@ -374,7 +372,7 @@ def import_(nodes: Nodes, channel: str, file: Path, binary: bool) -> None:
     with (
         nodes.client() as client,
         _standard_input() if file == Path("-") else file.open("rb") as source,
-        _progress(f"import {channel}", _size_of(source), sys.stderr.isatty()) as advance,
+        progress_bar(f"import {channel}", _size_of(source), sys.stderr.isatty()) as advance,
     ):
         records = read_binary(source) if binary else read_lines(source)
         imported = 0
@@ -564,7 +562,7 @@ def _size_of(file: BinaryIO) -> int | None:
 
 
 @contextmanager
-def _progress(title: str, total: int | None, shown: bool) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str, total: int | None, shown: bool) -> Iterator[Callable[[int, int], None]]:
     """Gives a function that takes how much of the total is done, and how many records that is."""
     if not shown:
         yield lambda done, records: None

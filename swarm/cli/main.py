@@ -18,7 +18,11 @@ from swarm import __version__
 from swarm.cli import Failure, WrongCall
 from swarm.core.errors import BadArgument, SwarmError
 
-_COMMANDS = {"dht": "Read and write the records of a dht.", "up": "Run a swarm on this machine."}
+_COMMANDS = {
+    "dht": "Read and write the records of a dht.",
+    "dump": "Look into the dumps of a dht node.",
+    "up": "Run a swarm on this machine.",
+}
 """The module below swarm.cli and the command in it have the same name."""
 
 

@@ -4,6 +4,9 @@
        │                                                 every state ──── cancelled ────► stopping ────► stopped
        └── it ends, and has never served: NotStarted
 
+A dhtdump is kept in the same way, with its node in place of an address; it serves when it has said what it dumps. It
+stops before its node, so that it has no failure to tell.
+
 A node that ends before it has ever served is not started again: a port in use or a wrong configuration stays so, and
 whoever called wants to know. One that has served before is started again for ever.
 
@@ -37,7 +40,7 @@ REASON_LENGTH_MAX = 500  # characters of its last line
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-_SERVES = re.compile(r" serves on (\S+), ")
+_SERVES = re.compile(r" (?:serves on|dumps) ([^\s,]+)")
 _prctl = ctypes.CDLL(None).prctl
 
 
@@ -55,6 +58,8 @@ class State(StrEnum):
 
 class NodeProcess:
     """One node: `python -m MODULE --address ADDRESS --data DATA OPTIONS`, and what has become of it."""
+
+    address_option, data_option, _verb = "--address", "--data", "running on"
 
     def __init__(
         self,
@@ -78,7 +83,10 @@ class NodeProcess:
         self._module = module
         self._options = options
         self._tell = tell
+        self.stops_after: NodeProcess | None = None
+        """What is stopped before it, where both are to be stopped."""
         self._has_served = False
+        self._ended: trio.Event | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -86,10 +94,12 @@ class NodeProcess:
 
         Raises NotStarted if it never does.
         """
+        self._ended = trio.Event()
         try:
             await self._keep_running(task_status)
         finally:
             self.state = State.STOPPED
+            self._ended.set()
 
     def kill(self) -> None:
         """Ends it at once; for the impatient while it is stopping."""
@@ -137,14 +147,15 @@ class NodeProcess:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         # -P: a directory "nodes" where the user happens to be is not the package.
-        command = [sys.executable, "-P", "-m", self._module, "--address", str(self.address), "--data", str(self.data)]
+        command = [sys.executable, "-P", "-m", self._module]
+        command += [self.address_option, str(self.address), self.data_option, str(self.data), *self._options]
         self.data.mkdir(parents=True, exist_ok=True)
         parent = os.getpid()
         # Not trio's run_process: it forks in a worker thread, and the kernel takes the end of that thread, after ten
         # idle seconds, for the end of the parent. A session of its own: Ctrl-C is for us, who stop it in order.
         with self._console.open("ab") as console:
             return subprocess.Popen(
-                [*command, *self._options],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -163,15 +174,17 @@ class NodeProcess:
 
     def _serves(self, pid: int, task_status: trio.TaskStatus[None]) -> None:
         self.state = State.RUNNING
-        self._tell(self.name, f"running on {self.address} (pid {pid})")
+        self._tell(self.name, f"{self._verb} {self.address} (pid {pid})")
         if not self._has_served:
             self._has_served = True
             task_status.started()
 
     async def _stop(self, process: "subprocess.Popen[bytes]") -> None:
         self.state = State.STOPPING
-        self._tell(self.name, "stopping")
         with trio.CancelScope(shield=True):
+            if self.stops_after is not None and self.stops_after._ended is not None:
+                await self.stops_after._ended.wait()
+            self._tell(self.name, "stopping")
             process.terminate()
             with trio.move_on_after(STOP_S) as patience:
                 await _end_of(process)
@@ -194,6 +207,12 @@ class NodeProcess:
             size = console.seek(0, os.SEEK_END)
             console.seek(max(after, size - CONSOLE_TAIL_BYTES))
             return console.read().decode(errors="replace")
+
+
+class DumpProcess(NodeProcess):
+    """The dhtdump of a node: address is the node's, data the dump directory."""
+
+    address_option, data_option, _verb = "--node", "--dump-dir", "dumps"
 
 
 async def run_nodes(nodes: Sequence[NodeProcess], *, task_status: trio.TaskStatus[None]) -> None:

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swarm.cli import Failure
-from swarm.cli.supervisor import NodeProcess, NotStarted, State, run_nodes
+from swarm.cli.supervisor import DumpProcess, NodeProcess, NotStarted, State, run_nodes
 from swarm.core.config import Address
 from swarm.core.errors import SwarmError
 from swarm.core.limits import KIB
@@ -78,10 +78,13 @@ class Figures:
 
 @dataclass
 class Row:
-    """A node of the table. figures: the last, None while it does not answer; before: those before them."""
+    """A node of the table, or a dhtdump, which has no hash range and no figures.
+
+    figures: the last, None while it does not answer; before: those before them.
+    """
 
     node: NodeProcess
-    hash_range: HashRange
+    hash_range: HashRange | None
     figures: Figures | None = None
     before: Figures | None = None
 
@@ -159,7 +162,7 @@ def _cells(row: Row) -> dict[str, str | Text]:
         "address": str(node.address),
         "pid": str(node.pid or "–"),
         "state": Text(node.state, style=_COLOURS[node.state]),
-        "hashes": f"{row.hash_range.share:.1%}",
+        "hashes": f"{row.hash_range.share:.1%}" if row.hash_range else "–",
         "restarts": str(node.restarts),
     }
     if row.figures is not None and node.state == State.RUNNING:
@@ -205,9 +208,9 @@ def _event(name: str, text: str) -> str:
 def up(data: Path, dht: int, base_port: int) -> None:
     """Runs a swarm on this machine, until Ctrl-C or SIGTERM.
 
-    Starts dht nodes that share the hash range evenly, writes their addresses to the file `nodes` in the data
-    directory (for `swarm dht --nodes`), shows how they are, and starts again what dies. Each node's logs are in its
-    own directory, DATA/dht-1/root.log and so on.
+    Starts dht nodes that share the hash range evenly, and a dhtdump for each, writes their addresses to the file
+    `nodes` in the data directory (for `swarm dht --nodes`), shows how they are, and starts again what dies. Each
+    node's logs are in its own directory, DATA/dht-1/root.log and so on, those of its dhtdump in DATA/dht-1/dump.
 
     Exit status 1, with the reason, if a node cannot start.
     """
@@ -242,6 +245,13 @@ def _plan(data: Path, count: int, base_port: int, tell: Callable[[str, str], Non
     return rows
 
 
+def _dump_of(node: NodeProcess, tell: Callable[[str, str], None]) -> DumpProcess:
+    name = node.name.replace("dht-", "dump-")
+    dump = DumpProcess(name, "dhtdump", node.address, node.data / "dump", (), tell)
+    node.stops_after = dump
+    return dump
+
+
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return [
         leaf
@@ -261,8 +271,12 @@ async def _run(rows: list[Row], view: View, nodes_file: Path, hint: str) -> None
                 async with trio.open_nursery() as nodes:
                     await nodes.start(run_nodes, [row.node for row in rows])
                     _write_nodes_file(nodes_file, [row.node.address for row in rows])
+                    dumps = [_dump_of(row.node, view.tell) for row in rows]
+                    asked = list(rows)
+                    rows += [Row(dump, None) for dump in dumps]
+                    await nodes.start(run_nodes, dumps)
                     view.tell("swarm", f"is up: {hint}")
-                    for row in rows:
+                    for row in asked:
                         background.start_soon(_keep_asking, row)
             background.cancel_scope.cancel()
 

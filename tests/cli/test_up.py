@@ -45,7 +45,10 @@ class Up:
 
     def pids(self) -> dict[str, int]:
         """Of each node that has run, the last."""
-        return {name: int(pid) for name, pid in re.findall(r"(dht-\d) running on .* \(pid (\d+)\)", self.text())}
+        return {
+            name: int(pid)
+            for name, pid in re.findall(r"((?:dht|dump)-\d) (?:running on|dumps) .* \(pid (\d+)\)", self.text())
+        }
 
     def wait_for_another(self, name: str, pid: int) -> dict[str, int]:
         """Until the node runs with another pid; those of all."""
@@ -96,7 +99,8 @@ def test_its_nodes_share_the_hashes_and_stand_in_the_nodes_file(tmp_path: Path) 
         assert dht.channel_size("channel")[0] == 300
         assert dht.ring_problems == []
         assert all(each["records"] > 50 for each in dht.node_statistics().values())
-        assert len(up.nodes_file.read_text().splitlines()) == len(up.pids()) == 3
+        assert len(up.nodes_file.read_text().splitlines()) == 3
+        assert sorted(up.pids()) == [f"{kind}-{number}" for kind in ("dht", "dump") for number in (1, 2, 3)]
 
 
 def test_each_event_is_a_line(tmp_path: Path) -> None:
@@ -104,9 +108,10 @@ def test_each_event_is_a_line(tmp_path: Path) -> None:
         up.stop()
     time, name, line = r"\d\d:\d\d:\d\d ", r"dht-[12] ", r"[^\n]*\n"
     started = rf"({time}{name}running on 127\.0\.0\.1:\d+ \(pid \d+\)\n){{2}}"
+    dumps = rf"({time}dump-[12] dumps 127\.0\.0\.1:\d+ \(pid \d+\)\n){{2}}"
     is_up = rf"{time}swarm is up: swarm dht --nodes {re.escape(str(up.nodes_file))}{line}"
-    stopped = rf"({time}{name}(stopping|stopped)\n){{4}}"
-    assert re.fullmatch(started + is_up + stopped, up.text()), up.text()
+    stopped = rf"({time}(dht|dump)-[12] (stopping|stopped)\n){{8}}"
+    assert re.fullmatch(started + dumps + is_up + stopped, up.text()), up.text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -146,6 +151,29 @@ def test_a_node_that_was_killed_is_started_again_where_it_was(tmp_path: Path) ->
         assert second["dht-2"] == first["dht-2"]
         dht.put_many("channel", {f"key {number}": b"value" for number in range(100)})
         assert dht.channel_size("channel")[0] == 100
+
+
+def test_a_dhtdump_that_was_killed_is_started_again(tmp_path: Path) -> None:
+    with swarm_up(tmp_path) as up:
+        first = up.pids()
+        os.kill(first["dump-2"], signal.SIGKILL)
+        second = up.wait_for_another("dump-2", first["dump-2"])
+        assert {name: pid for name, pid in second.items() if name != "dump-2"} == {
+            name: pid for name, pid in first.items() if name != "dump-2"
+        }
+        assert "next dump at" in (tmp_path / "data/dht-2/dump/root.log").read_text()
+
+
+def test_a_dhtdump_stops_before_its_node(tmp_path: Path) -> None:
+    with swarm_up(tmp_path) as up:
+        os.kill(up.pids()["dump-1"], signal.SIGSTOP)
+        up.process.send_signal(signal.SIGTERM)
+        up.wait_for("dht-2 stopped")
+        os.kill(up.pids()["dump-1"], signal.SIGCONT)
+        assert up.process.wait(PATIENCE_S) == 0
+        told = [line.split(" ", 1)[1] for line in up.text().splitlines()]
+        for number in (1, 2):
+            assert told.index(f"dump-{number} stopped") < told.index(f"dht-{number} stopping")
 
 
 def test_a_node_that_dies_again_at_once_waits_longer(tmp_path: Path) -> None:
