@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 class SegmentedJournal(Protocol):
     """What a dump needs of the journal."""
 
+    first_undumped: int
+    """The segment with which the last complete dump has begun; what is in those from it on is in no dump yet."""
+
     def rotate(self) -> int:
         """Begins a new segment; its number. Every change that is made from now on is in it or behind it."""
 
@@ -43,6 +46,7 @@ class DumpRequests:
             return False
         if self._journal is None or manifest is None or manifest.first_segment != segment:
             return False
+        self._journal.first_undumped = segment
         self._journal.remove_before(manifest.keep_from)
         log.info("dump of segment %d is complete: the journal is kept from segment %d on", segment, manifest.keep_from)
         return True

@@ -189,6 +189,7 @@ class CountingJournal:
 
     segment: int = 1
     kept_from: int = 1
+    first_undumped: int = 1
 
     def rotate(self) -> int:
         self.segment += 1
@@ -217,7 +218,7 @@ async def test_which_segments_are_kept(tmp_path: Path) -> None:
         assert (await dump_node(client, tmp_path, no_progress)).first_segment == 2
         assert journal.kept_from == 1  # no backup yet: all of it
         await dump_node(client, tmp_path, no_progress)
-        assert (journal.segment, journal.kept_from) == (3, 2)
+        assert (journal.segment, journal.kept_from, journal.first_undumped) == (3, 2, 3)
         await client.put("b", b"key", b"value")
         await dump_node(client, tmp_path, no_progress)
         assert (journal.segment, journal.kept_from) == (4, 3)
