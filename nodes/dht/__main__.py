@@ -11,6 +11,7 @@ import click
 import trio
 
 from nodes.dht.config import DhtConfig
+from nodes.dht.loading_progress import told_progress
 from nodes.dht.node import make_node
 from nodes.dht.snapshot import load_snapshot
 from swarm import __version__
@@ -74,9 +75,9 @@ def _serve(config: DhtConfig) -> None:
         raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
     try:
         node = make_node(config, logs)
-        load_snapshot(
-            config.dump_dir, node.channels, config.node.hash_range, node.budget, config.dump.out_of_range, False
-        )
+        with told_progress("loading the dump") as progress:
+            policy = config.dump.out_of_range
+            load_snapshot(config.dump_dir, node.channels, config.node.hash_range, node.budget, policy, False, progress)
         trio.run(_run, config, node, listen(config.node.address), strict_exception_groups=True)
     except NodeError as error:
         log.error("%s", error)

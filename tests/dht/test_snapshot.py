@@ -2,6 +2,9 @@
 
 import gc
 import logging
+import os
+import pty
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nodes.dht import loading_progress
 from nodes.dht.config import DhtConfig, DumpSection, NodeSection
 from nodes.dht.node import make_node
 from nodes.dht.snapshot import OutOfRange, load_snapshot
@@ -98,6 +102,27 @@ def test_progress_grows_to_the_end(dump: Path) -> None:
     assert progress == sorted(progress)
     done, total = progress[-1]
     assert 0.98 * total <= done <= total
+
+
+def test_progress_is_told(dump: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    caplog.set_level("INFO")
+    for bound in ("TOLD_EVERY_S", "LOOKED_AT_EVERY_S"):
+        monkeypatch.setattr(loading_progress, bound, -1.0)
+    with loading_progress.told_progress("loading the dump") as progress:
+        progress(1, 2)
+        progress(0, 0)
+    assert [each.getMessage() for each in caplog.records] == ["loading the dump: 50%", "loading the dump: 0%"]
+
+
+def test_progress_is_shown_on_a_terminal(dump: Path) -> None:
+    program = "from nodes.dht import loading_progress as p; p.BAR_AFTER_S = p.LOOKED_AT_EVERY_S = -1.0\n"
+    program += "with p.told_progress('loading the dump') as tell: tell(1, 2)"
+    terminal, its_end = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
+    subprocess.run([sys.executable, "-c", program], stderr=its_end, check=True, env=environment)
+    assert re.search(rb"loading the dump .* 50%", os.read(terminal, 65536))
+    os.close(its_end)
+    os.close(terminal)
 
 
 def test_garbage_is_collected_as_before(dump: Path) -> None:

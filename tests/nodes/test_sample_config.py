@@ -1,4 +1,4 @@
-"""etc/swarm/dht.ini shows every key of the dht node's configuration with its default."""
+"""Each file in etc/swarm shows every key of a configuration with its default."""
 
 import re
 from dataclasses import fields
@@ -7,25 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from dhtdump.config import DumpConfig
 from nodes.dht.config import DhtConfig
 from swarm.core.config import load
 
-SAMPLE = Path(__file__).parents[2] / "etc" / "swarm" / "dht.ini"
+DIRECTORY = Path(__file__).parents[2] / "etc" / "swarm"
+CONFIGURATIONS: dict[str, type[DhtConfig | DumpConfig]] = {"dht.ini": DhtConfig, "dhtdump.ini": DumpConfig}
 KEY = re.compile(r"^#(\w+) =", re.MULTILINE)
 
 
-@pytest.fixture
-def uncommented(tmp_path: Path) -> Path:
-    path = tmp_path / "dht.ini"
-    path.write_text(KEY.sub(r"\1 =", SAMPLE.read_text()))
-    return path
+@pytest.fixture(params=sorted(CONFIGURATIONS))
+def name(request: pytest.FixtureRequest) -> str:
+    assert isinstance(request.param, str)
+    return request.param
 
 
-def keys_of_sample() -> list[tuple[str, str]]:
+def keys_of_sample(name: str) -> list[tuple[str, str]]:
     """Section and key of every key in it, in their order."""
     found: list[tuple[str, str]] = []
     section = ""
-    for line in SAMPLE.read_text().splitlines():
+    for line in (DIRECTORY / name).read_text().splitlines():
         if header := re.fullmatch(r"\[(\w+)\]", line):
             section = header[1]
         elif key := KEY.match(line):
@@ -33,22 +34,30 @@ def keys_of_sample() -> list[tuple[str, str]]:
     return found
 
 
-def test_as_it_is_it_changes_nothing() -> None:
-    assert load(DhtConfig, SAMPLE) == DhtConfig()
+def test_each_is_known() -> None:
+    assert {path.name for path in DIRECTORY.iterdir()} == set(CONFIGURATIONS)
 
 
-def test_every_value_in_it_is_the_default(uncommented: Path) -> None:
-    assert load(DhtConfig, uncommented) == DhtConfig()
+def test_as_it_is_it_changes_nothing(name: str) -> None:
+    config = CONFIGURATIONS[name]
+    assert load(config, DIRECTORY / name) == config()
 
 
-def test_every_key_is_in_it_once_in_the_order_of_the_code() -> None:
-    config = DhtConfig()
-    assert keys_of_sample() == [
+def test_every_value_in_it_is_the_default(name: str, tmp_path: Path) -> None:
+    config = CONFIGURATIONS[name]
+    uncommented = tmp_path / name
+    uncommented.write_text(KEY.sub(r"\1 =", (DIRECTORY / name).read_text()))
+    assert load(config, uncommented) == config()
+
+
+def test_every_key_is_in_it_once_in_the_order_of_the_code(name: str) -> None:
+    config = CONFIGURATIONS[name]()
+    assert keys_of_sample(name) == [
         (section.name, key.name) for section in fields(config) for key in fields(getattr(config, section.name))
     ]
 
 
-def test_every_key_is_described() -> None:
-    lines = SAMPLE.read_text().splitlines()
+def test_every_key_is_described(name: str) -> None:
+    lines = (DIRECTORY / name).read_text().splitlines()
     for above, line in pairwise(lines):
         assert not KEY.match(line) or above.startswith("# "), line
