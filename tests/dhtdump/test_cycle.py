@@ -1,11 +1,16 @@
 """A dump from begin to end, over memory: what is written, what is kept, what is set aside, what fails."""
 
+import errno
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import wraps
 from itertools import count
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 import trio
 import trio.testing
@@ -23,7 +28,7 @@ from swarm.core.node import Node
 from swarm.dht import protocol
 from swarm.dht.dump_format import ChannelSize, Manifest
 from swarm.dht.dumps import DumpFile, DumpNotWritten, read_manifest, read_trailer, write_manifest
-from swarm.dht.hash_range import split_evenly
+from swarm.dht.hash_range import HashRange, split_evenly
 from swarm.testing import MemoryDht, dht_in_memory
 
 Records = dict[bytes, bytes]
@@ -270,6 +275,67 @@ async def test_a_node_without_a_journal(tmp_path: Path) -> None:
         assert await client.end_dump(1) is False
         with pytest.raises(SwarmError, match="segment is from 1"):
             await client.end_dump(0)
+
+
+class FailingFiles:
+    """The N-th of some operations on files fails, as those of a disk do."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: int) -> None:
+        self.count = 0
+        self._fails = fails
+        for owner, names in ((os, ("fsync", "link", "open")), (Path, ("replace", "open", "mkdir")), (lmdb, ("open",))):
+            for name in names:
+                monkeypatch.setattr(owner, name, self._wrap(getattr(owner, name)))
+
+    def _wrap(self, operation: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(operation)
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            self.count += 1
+            if self.count == self._fails:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return operation(*arguments, **options)
+
+        return wrapped
+
+
+def what_a_node_loads(directory: Path) -> Records:
+    node = make_node(DhtConfig())
+    load_snapshot(directory, node.channels, HashRange(), node.budget, "fatal", False)
+    return {
+        name.encode() + key: value
+        for name, channel in node.channels.items()
+        for _, keys, values in channel.walk(b"", b"", b"")
+        for key, value in zip(keys, values, strict=True)
+    }
+
+
+async def test_every_operation_on_a_file_fails_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until a cycle succeeds: what a node would load is whole after each, every channel old or new."""
+    async with node_and_client() as (_, client):
+        for name in ("a", "b", "gone"):
+            await client.put(name, b"key", b"0")
+        await dump_node(client, tmp_path, no_progress)
+        await client.remove_channel("gone")
+        for number in count(1):
+            for name in ("a", "b"):
+                await client.put(name, b"key", b"%d" % number)
+            with monkeypatch.context() as patched:
+                files = FailingFiles(patched, number)
+                try:
+                    await dump_node(client, tmp_path, no_progress)
+                    succeeded = True
+                except DumpNotWritten:
+                    succeeded = False
+            found = what_a_node_loads(tmp_path)
+            assert {b"akey", b"bkey"} <= found.keys() <= {b"akey", b"bkey", b"gonekey"}
+            assert all(int(found[key]) <= number for key in (b"akey", b"bkey"))
+            assert not list(tmp_path.glob("*.lmdb.tmp"))
+            if succeeded:
+                assert found == {b"akey": b"%d" % number, b"bkey": b"%d" % number}
+            if files.count < number:
+                break
+        assert succeeded
+        assert number > 20
 
 
 async def test_a_node_that_is_gone_leaves_the_dump(tmp_path: Path) -> None:
