@@ -191,6 +191,29 @@ def test_killed_at_any_moment(
     assert {records[b"0"] for records in loaded(tmp_path).values()} == {b"turn %d" % (KILLS - 1)}
 
 
+def test_a_dump_while_others_write_then_a_crash(tmp_path: Path) -> None:
+    records = {b"%d" % number: b"first" * 50 for number in range(50_000)}
+    with DhtProcess(tmp_path / "node") as node, DhtClient([node.address]) as client:
+        client.put_many("channel", records)
+        command = [*DHTDUMP, "--node", node.address, "--dump-dir", str(tmp_path / "node/data/dump"), "--oneshot"]
+        changed: dict[bytes, bytes] = {}
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            number = 0
+            while process.poll() is None:
+                key = b"%d" % (number * 7919 % 60_000)
+                client.put("channel", key, b"second")
+                changed[key] = b"second"
+                number += 1
+        assert process.returncode == 0
+        assert number > 100
+        node.kill()
+        node.start()
+        found = dict(client.get_all("channel"))
+    for key, value in records.items():
+        assert found[key] in ({value, b"second"} if key in changed else {value})
+    assert found.keys() <= records.keys() | changed.keys()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """8 MiB in memory."""
