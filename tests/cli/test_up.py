@@ -161,7 +161,8 @@ def test_a_dhtdump_that_was_killed_is_started_again(tmp_path: Path) -> None:
         assert {name: pid for name, pid in second.items() if name != "dump-2"} == {
             name: pid for name, pid in first.items() if name != "dump-2"
         }
-        assert "next dump at" in (tmp_path / "data/dht-2/dump/root.log").read_text()
+        root_log = tmp_path / "data/dht-2/dump/root.log"
+        wait_until(lambda: root_log.read_text().count("next dump at") == 2)
 
 
 def test_a_dhtdump_stops_before_its_node(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from raw_client import (
     BAD_KEY,
     BATCH,
     BATCH_TOO_BIG,
+    BEGIN_DUMP,
     CHANNEL_REMOVED,
     CHANNEL_SIZE,
     CHANNELS,
@@ -23,6 +24,7 @@ from raw_client import (
     CREDIT,
     DONE,
     EMPTY_VALUE,
+    END_DUMP,
     EXISTS,
     GET,
     GET_ALL,
@@ -366,6 +368,8 @@ GOOD_ARGUMENTS: dict[int, tuple[Any, ...]] = {
     GET_ALL: ("c", b"", b"", b"", 1),
     GET_ALL_KEYS: ("c", b"", b"", b"", 1),
     HASH_RANGE: (),
+    BEGIN_DUMP: (),
+    END_DUMP: (1,),
 }
 
 SUBSTITUTES: list[Any] = [
@@ -420,6 +424,8 @@ def is_right(parameter: str, value: Any) -> bool:
             return kind is bytes
         case "credit":
             return kind is int and 1 <= value <= 64
+        case "segment":
+            return kind is int and value >= 1
     raise AssertionError(f"the test does not know the parameter {parameter}")
 
 
