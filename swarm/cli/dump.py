@@ -52,7 +52,8 @@ class Found:
         size = ("–", "–", "–") if self.trailer is None else (
             str(self.trailer.records), str(self.trailer.record_bytes), str(self.trailer.hash_range),
         )  # fmt: skip
-        return self.path.name, *size, str(self.age), f"damaged: {self.damage}" if self.damage else "sound"
+        age = str(int(self.age.total_seconds()))
+        return self.path.name, *size, age, f"damaged: {self.damage}" if self.damage else "sound"
 
 
 @dump.command("list")
@@ -61,28 +62,36 @@ class Found:
 def list_(ctx: click.Context, directory: Path) -> None:
     """Lists the files and whether they are sound.
 
-    Name, records, bytes of keys and values, hash range, age, and sound or what is damaged; separated by tabs where it
-    is no terminal. Reads everything. Status 1 if anything is damaged.
+    Name, records, bytes of keys and values, hash range, age, and sound or damaged. Where it is no terminal separated by
+    tabs, the age in seconds. Reads everything. Status 1 if anything is damaged or missing.
     """
     paths = _dumps_in(directory)
     total = sum(path.stat().st_size for path in paths)
     with progress_bar("check", total, sys.stderr.isatty()) as advance:
         found = list(_check_all(paths, advance))
-    try:
-        manifest = read_manifest(directory)
-        damaged_manifest = ""
-    except DumpDamaged as error:
-        manifest, damaged_manifest = None, str(error)
     if sys.stdout.isatty():
         _show_table(found)
     else:
         for each in found:
             click.echo("\t".join(each.row))
-    if damaged_manifest:
-        click.echo(f"swarm: {damaged_manifest}", err=True)
-    elif manifest is None:
+    complete = _is_complete(directory, {path.name for path in paths})
+    ctx.exit(0 if complete and not any(each.damage for each in found) else 1)
+
+
+def _is_complete(directory: Path, names: set[str]) -> bool:
+    """Whether everything is there that the manifest names; tells what is not."""
+    try:
+        manifest = read_manifest(directory)
+    except DumpDamaged as error:
+        click.echo(f"swarm: {error}", err=True)
+        return False
+    if manifest is None:
         click.echo(f"swarm: {directory} has no {MANIFEST}: no dump was completed there", err=True)
-    ctx.exit(1 if damaged_manifest or any(each.damage for each in found) else 0)
+        return True
+    missing = sorted({channel + DUMP_SUFFIX for channel in manifest.channels} - names)
+    for name in missing:
+        click.echo(f"swarm: {directory / name} is missing", err=True)
+    return not missing
 
 
 def _dumps_in(directory: Path) -> list[Path]:
@@ -116,13 +125,20 @@ def _show_table(found: list[Found]) -> None:
     from rich.table import Table
 
     table = Table("file")
-    for title in ("records", "bytes"):
+    for title in ("records", "bytes", "hashes", "age"):
         table.add_column(title, justify="right")
-    for title in ("hashes", "age", "state"):
-        table.add_column(title)
+    table.add_column("state")
     for each in found:
-        table.add_row(*each.row)
+        if each.trailer is None:
+            table.add_row(each.path.name, "–", "–", "–", str(each.age), "damaged")
+        else:
+            trailer = each.trailer
+            size = f"{trailer.records:,}", f"{trailer.record_bytes:,}", f"{trailer.hash_range.share:.1%}"
+            table.add_row(each.path.name, *size, str(each.age), "sound")
     Console().print(table)
+    for each in found:
+        if each.damage:
+            click.echo(f"swarm: {each.path} is damaged: {each.damage}", err=True)
 
 
 @dump.command()

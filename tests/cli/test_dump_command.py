@@ -12,6 +12,7 @@ from swarm.dht.dump_format import ChannelSize, Manifest, stored_key
 from swarm.dht.dumps import DumpWriter, write_manifest
 from swarm.dht.hash_range import HashRange
 from swarm.testing import running_dht
+from tests.waiting import shown_on_terminal
 
 SWARM = [sys.executable, "-m", "swarm.cli.main"]
 RECORDS = {b"key": b"value", "Grüße".encode(): b"\xff\0", b"\x80": b"one"}
@@ -55,7 +56,22 @@ def test_list(directory: Path) -> None:
         ["channel.lmdb.backup", "1", "6", str(HashRange()), "sound"],
         ["other.lmdb", "0", "0", str(HashRange()), "sound"],
     ]
-    assert all(row[4].startswith("0:0") for row in rows)
+    assert all(0 <= int(row[4]) < 600 for row in rows)
+
+
+def test_list_on_a_terminal(directory: Path) -> None:
+    damage(directory / "other.lmdb")
+    status, shown = shown_on_terminal([*SWARM, "dump", "list", str(directory)])
+    assert status == 1
+    for part in ("check", "records", "channel.lmdb.backup", "sound", "damaged: "):
+        assert part in shown
+
+
+def test_export_and_get_on_a_terminal(directory: Path) -> None:
+    assert shown_on_terminal([*SWARM, "dump", "get", str(directory), "channel", "key"]) == (0, "value\r\n")
+    status, shown = shown_on_terminal([*SWARM, "dump", "export", str(directory), "channel"])
+    assert status == 0
+    assert len(shown.splitlines()) == len(RECORDS)
 
 
 def test_list_tells_of_damage(directory: Path) -> None:
@@ -77,6 +93,13 @@ def test_list_tells_of_the_manifest(directory: Path) -> None:
     done = dump("list", directory)
     assert done.returncode == 0
     assert b"no dump was completed there" in done.stderr
+
+
+def test_list_tells_of_what_is_missing(directory: Path) -> None:
+    (directory / "other.lmdb").unlink()
+    done = dump("list", directory)
+    assert done.returncode == 1
+    assert done.stderr.decode() == f"swarm: {directory / 'other.lmdb'} is missing\n"
 
 
 def test_get(directory: Path) -> None:

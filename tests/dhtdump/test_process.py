@@ -19,7 +19,7 @@ from swarm.blocking import DhtClient
 from swarm.dht.dumps import DumpFile, read_manifest
 from swarm.dht.hash_range import HashRange
 from swarm.testing import DhtProcess
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, shown_on_terminal, wait_until
 
 DHTDUMP = [sys.executable, "-m", "dhtdump"]
 KILLS = int(os.environ.get("SWARM_DUMP_KILLS", "12"))
@@ -77,6 +77,15 @@ def test_once(tmp_path: Path, node: DhtProcess, client: DhtClient) -> None:
         "channel.channel.records:1000 channel.channel.bytes:7890",
     ):
         assert figure in stats
+
+
+def test_once_on_a_terminal(tmp_path: Path, node: DhtProcess, client: DhtClient) -> None:
+    client.put_many("channel", {b"%d" % number: b"value" for number in range(1000)})
+    command = [*DHTDUMP, "--node", node.address, "--dump-dir", str(tmp_path), "--oneshot"]
+    status, shown = shown_on_terminal(command)
+    assert status == 0
+    assert "dump channel" in shown
+    assert "1000/1000" in shown
 
 
 def test_once_without_a_node(tmp_path: Path) -> None:
