@@ -45,6 +45,11 @@ LARGE_RESULT_BYTES = 64 * KIB  # values that together are above it are encoded, 
 CHANNELS_MAX = 4096  # default, per node: each costs memory, and lines in stats.log
 RECORD_OVERHEAD_BYTES = 128  # what a record takes besides its key and value, measured (bench/README.md)
 
+# A listener: one request that is told the changes of a channel.
+LISTENERS_MAX = 1024  # per node: each makes every write to its channel dearer, and may hold what is below
+LISTENER_BYTES_MAX = 1 * MIB  # keys and values that it has not been told yet; beyond, it loses them
+LISTENER_CHANGES_MAX = 16384  # the same for small ones, some 1 ms to encode
+
 # A client.
 CLIENT_REQUESTS_MAX = 65536  # waiting for their answers, per connection
 CLIENT_PARTS_BYTES = 2 * MIB  # parts of one batch on their way to a node at the same time
@@ -56,5 +61,7 @@ assert FRAME_BYTES_MAX >= 2 * VALUE_BYTES_MAX + KEY_BYTES_MAX + CHANNEL_LENGTH_M
 assert HELLO_BYTES_MAX < BATCH_BYTES < FRAME_BYTES_PLAIN < FRAME_BYTES_MAX
 assert BATCH_BYTES <= OUTPUT_BYTES_MAX
 assert SPIN_S < LINGER_S < TURN_SECONDS_MAX
+assert max(LISTENER_BYTES_MAX, VALUE_BYTES_MAX) + VALUE_BYTES_MAX + 8 * LISTENER_CHANGES_MAX <= FRAME_BYTES_MAX
+assert LISTENER_CHANGES_MAX >= BATCH_RECORDS_MAX
 assert CLIENT_STREAM_CREDIT <= CREDIT_MAX
 assert KEY_BYTES_MAX + 8 <= 511

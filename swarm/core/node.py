@@ -186,6 +186,7 @@ class Node:
             "channels": channels,
             "records": records,
             "bytes": record_bytes,
+            **{name: value for more in self.service.more_statistics for name, value in more().items()},
             "request": {
                 handler.request.name: handler.statistics.snapshot()
                 for handler in self.service.handlers.values()

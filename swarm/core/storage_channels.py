@@ -61,6 +61,8 @@ class StorageChannels(Generic[Engine]):
         self._channels: dict[str, Engine] = {}
         self.get = self._channels.get
         """The engine of a channel; None if there is none."""
+        self.on_remove: Callable[[str], None] = lambda name: None
+        """Called with the name of a channel that was removed."""
 
     def __len__(self) -> int:
         return len(self._channels)
@@ -106,6 +108,7 @@ class StorageChannels(Generic[Engine]):
         engine = self._channels.pop(str(name), None)
         if engine is not None:
             service.in_steps(engine.remove())
+            self.on_remove(str(name))
         return engine is not None
 
 

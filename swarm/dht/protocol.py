@@ -94,6 +94,11 @@ def _check_reserve(value: Any, _: Limits) -> None:
         raise BadArgument(f"reserve is a number of bytes, at least 0, or nil; not {brief(value)}")
 
 
+def _check_refresh(value: Any, _: Limits) -> None:
+    if type(value) is not bool:
+        raise BadArgument(f"refresh is a bool, not {type_name(value)}")
+
+
 def _check_cursor(value: Any, _: Limits) -> None:
     if type(value) is not bytes or 0 < len(value) < CURSOR_HASH_BYTES:
         raise BadArgument("after is the cursor of a batch, or empty bytes")
@@ -104,10 +109,11 @@ def _check_cursor(value: Any, _: Limits) -> None:
 KEY = Parameter("key", check_key)
 VALUE = Parameter("value", check_value)
 KEYS = Parameter("keys", check_keys)
+KEY_PREFIX = _check_bytes("key prefix", limits.KEY_BYTES_MAX)
 WALK = (
     CHANNEL,
     Parameter("after", _check_cursor),
-    _check_bytes("key prefix", limits.KEY_BYTES_MAX),
+    KEY_PREFIX,
     _check_bytes("substring", limits.BATCH_BYTES),
     CREDIT,
 )
@@ -133,3 +139,11 @@ UPDATE = Request(
 GET_ALL = Request(23, "get all", WALK, streams=True)
 GET_ALL_KEYS = Request(24, "get all keys", WALK, streams=True)
 HASH_RANGE = Request(25, "hash range", ())
+LISTEN = Request(26, "listen", (CHANNEL, KEY_PREFIX, Parameter("refresh", _check_refresh), CREDIT), streams=True)
+
+# The kinds of its events.
+RECORDS = 1
+CHANNEL_REMOVED = 2
+LOST = 3
+REFRESH_BEGINS = 4
+REFRESHED = 5
