@@ -139,9 +139,7 @@ class Listener:
         if self._lost:
             return False
         self._signal.set()
-        if self._keys and (
-            self._bytes + size > LISTENER_BYTES_MAX or len(self._keys) + changes > LISTENER_CHANGES_MAX
-        ):
+        if self._keys and (self._bytes + size > LISTENER_BYTES_MAX or len(self._keys) + changes > LISTENER_CHANGES_MAX):
             self._lost = True
             self._removed = b"" in self._keys
             self._keys, self._values, self._bytes = [], [], 0

@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, overload
 
+from swarm.blocking.listen import Events
 from swarm.core.blocking_client import BlockingClient, BlockingStream
 from swarm.core.errors import ConnectionLost
 from swarm.core.limits import CLIENT_STREAM_CREDIT
@@ -12,6 +14,7 @@ from swarm.core.nodes_file import node_addresses
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.dht import operations, protocol
+from swarm.dht.events import Copy, Event, Listening
 from swarm.dht.hash_range import HashRange
 from swarm.dht.operations import Key, Walk
 from swarm.dht.ring import Ring, RingProblem
@@ -80,6 +83,44 @@ class DhtClient(BlockingClient):
     def get_all_keys(self, channel: str, *, key_prefix: Key = b"", substring: bytes = b"") -> Iterator[bytes]:
         for _, keys in self._batches(protocol.GET_ALL_KEYS, channel, key_prefix, substring):
             yield from keys
+
+    @overload
+    def listen(
+        self, channel: str, *, key_prefix: Key = ..., refresh: bool = ..., timeout: None = None
+    ) -> Events[Event]: ...
+    @overload
+    def listen(
+        self, channel: str, *, key_prefix: Key = ..., refresh: bool = ..., timeout: float
+    ) -> Events[Event | None]: ...
+    def listen(
+        self, channel: str, *, key_prefix: Key = b"", refresh: bool = False, timeout: float | None = None
+    ) -> Any:
+        """From its return on every change is told. With a timeout (seconds, 0 or more) it gives None whenever nothing
+        has come for so long, so that a program can do something else, or stop. It is for one thread, and has
+        connections of its own: other threads can use the client meanwhile.
+        """
+        return Events(self, Listening(self._ring, channel, key_prefix, refresh), timeout)
+
+    def mirror(
+        self, channel: str, *, key_prefix: Key = b"", timeout: float | None = None
+    ) -> Iterator[Mapping[bytes, bytes]]:
+        """The records of a channel, whenever they have changed: always the same mapping, kept up to date between steps.
+
+            for records in dht.mirror("settings", timeout=1.0):
+                ...
+
+        The first step gives it when it is complete; while a refresh is under way it is not given. With a timeout
+        (seconds) it is given unchanged when nothing has come for so long, so that a program can do something else, or
+        stop: if it is complete, else with what is known.
+        """
+        copy = Copy()
+        records = MappingProxyType(copy.records)
+        with Events(self, Listening(self._ring, channel, key_prefix, refresh=True), timeout) as events:
+            for batch in events.batches():
+                for event in batch:
+                    copy.apply(event)
+                if copy.complete or not batch:
+                    yield records
 
     def channels(self) -> list[str]:
         return self._run(operations.channels(self._ring))

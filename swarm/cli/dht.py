@@ -25,6 +25,7 @@ from swarm.core.config import parse_duration
 from swarm.core.errors import SwarmError
 from swarm.core.limits import KEY_BYTES_MAX, KIB, MIB, VALUE_BYTES_MAX
 from swarm.core.protocol import DEFAULT_LIMITS
+from swarm.dht.events import Event
 from swarm.dht.protocol import check_key, check_value
 
 IMPORT_RECORDS = 1000  # records of a batch, and
@@ -419,7 +420,42 @@ def in_batches(records: Iterable[tuple[Place, bytes, bytes]]) -> Iterator[list[t
 def encode_line(key: bytes, value: bytes) -> bytes:
     """A record as a line of JSON."""
     members = dict([_member("key", key), _member("value", value)])
+    return _json_line(members)
+
+
+def _json_line(members: dict[str, str]) -> bytes:
     return json.dumps(members, ensure_ascii=False).encode() + b"\n"
+
+
+@dht.command()
+@_CHANNEL
+@click.option("--refresh", is_flag=True, help="First all records that exist.")
+@click.option(
+    "--prefix", callback=_parsed_by(parse_key), default="", help="Only keys that begin so; written as KEY is."
+)
+@click.pass_obj
+def listen(nodes: Nodes, channel: str, refresh: bool, prefix: bytes) -> None:
+    """Tells what changes in a channel, until Ctrl-C.
+
+    One event a line, as JSON: {"event": "put", "key": "...", "value": "..."}, {"event": "removed", "key": "..."}, with
+    keys and values as `export` writes them; and {"event": "...", "hashes": "MIN-MAX"} for "channel removed", "lost"
+    (changes are missing; a refresh follows), "refresh begins" and "refreshed": each is about the part of the channel
+    with these hashes.
+    """
+    with nodes.client() as client, client.listen(channel, key_prefix=prefix, refresh=refresh) as events:
+        for batch in events.batches():
+            _write(b"".join(map(_encode_event, batch)))
+
+
+def _encode_event(event: Event) -> bytes:
+    members = {"event": str(event.kind)}
+    if event.key:
+        members |= [_member("key", event.key)]
+    if event.value:
+        members |= [_member("value", event.value)]
+    if not event.key:
+        members["hashes"] = str(event.hashes)
+    return _json_line(members)
 
 
 def _encode_line_of(record: tuple[bytes, bytes]) -> bytes:

@@ -52,6 +52,8 @@ class Connection:
         self.ready = False
         """Whether requests can be sent."""
         self._ready = anyio.Event()
+        self.at_change: set[Callable[[], None]] = set()
+        """Called when it has become ready, and when the client was closed."""
         self._wake_sender = anyio.Event()
         self._wake_watch = anyio.Event()
         self._watch_until = math.inf
@@ -61,6 +63,10 @@ class Connection:
 
     async def wait_ready(self) -> None:
         await self._ready.wait()
+
+    def tell_change(self) -> None:
+        for function in list(self.at_change):
+            function()
 
     async def run(self) -> None:
         """Keeps the connection up until cancelled."""
@@ -106,6 +112,7 @@ class Connection:
         async with anyio.create_task_group() as tasks:
             self.ready = True
             self._ready.set()
+            self.tell_change()
             tasks.start_soon(self._send, session, transport)
             tasks.start_soon(self._watch_deadlines, session)
             try:

@@ -43,6 +43,9 @@ is sent their results, and returns its own.
 WAIT_FOR_NODES = object()
 """Yielded by an operation that cannot go on before another node was reached."""
 
+BROKE = object()
+"""What a stream that is to go on for ever gives in place of a batch: its connection broke, it has to be begun again."""
+
 Owner = TypeVar("Owner")
 """Whatever the driver wants back together with an answer."""
 

@@ -52,7 +52,7 @@ class Closable(Protocol):
 
 
 class Signal:
-    """What a stream waits for. While it waits the stream does not count as running, from set() on it does."""
+    """What a stream waits for. While it waits the stream does not count as busy, from set() on it does."""
 
     __slots__ = ("_event", "_service", "_waiting")
 
@@ -125,8 +125,12 @@ class Service:
 
     @property
     def streams_running(self) -> int:
-        """Tasks that want the loop; those that wait for a Signal do not."""
-        return len(self.nursery.child_tasks) - self.streams_waiting if self.nursery else 0
+        return len(self.nursery.child_tasks) if self.nursery else 0
+
+    @property
+    def streams_busy(self) -> int:
+        """Those of them that want the loop now, and do not wait for a Signal."""
+        return self.streams_running - self.streams_waiting
 
     def in_steps(self, steps: Iterator[None]) -> None:
         """Begins something now, and goes on with it between passes, if there are passes."""

@@ -8,7 +8,7 @@
 
 Why not one trio task a connection: waking a task for each socket costs more than the request that it brings
 (docs/decisions/0002-one-epoll-set.md). Inside a pass there is no await; what ends it is its time, and each connection
-is read RECEIVE_BYTES at most. Trio's own tasks (streams, timers, signals) run between turns; while streams are running
+is read RECEIVE_BYTES at most. Trio's own tasks (streams, timers, signals) run between turns; while streams are busy
 a turn is one pass, so that they share the loop with requests.
 
 A connection is in one of these states, and what epoll is asked for follows from it:
@@ -158,7 +158,7 @@ class SelectListener:
             self._events = []
             self._pass(events, now, now + limits.PASS_SECONDS_MAX)
             now = perf_counter()
-            if self._service.streams_running or now - begun > limits.TURN_SECONDS_MAX:
+            if self._service.streams_busy or now - begun > limits.TURN_SECONDS_MAX:
                 return
             if self._busy:
                 events = self._events or self._epoll.poll(0, EVENTS_PER_POLL)

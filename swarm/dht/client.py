@@ -15,7 +15,9 @@ from swarm.core.nodes_file import node_addresses
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.core.transports import connect_socket
+from swarm.dht.events import Listening
 from swarm.dht.hash_range import HashRange
+from swarm.dht.listen import Events, Mirror
 from swarm.dht.operations import Key, Walk
 from swarm.dht.ring import Ring, RingProblem
 
@@ -126,6 +128,45 @@ class DhtClient(AsyncClient):
     def get_all_keys(self, channel: str, *, key_prefix: Key = b"", substring: bytes = b"") -> "Records[bytes]":
         """All keys of a channel; otherwise as get_all."""
         return Records(self, protocol.GET_ALL_KEYS, channel, key_prefix, substring)
+
+    def listen(self, channel: str, *, key_prefix: Key = b"", refresh: bool = False) -> Events:
+        """What changes in a channel, for ever: Events, from now on; with refresh all records that exist come first.
+
+            async with dht.listen("channel") as events:
+                ...                                           # from here on every change is told
+                async for event in events: ...
+
+        `async for event in dht.listen(…)` alone begins with its first step. The channel need not exist. key_prefix:
+        only records whose key begins with it.
+
+        It goes on when a connection breaks: then, and when this program is too slow, changes are lost. That is told,
+        and a refresh follows. Each event says what it means (swarm.dht.Event); this keeps a dict up to date:
+
+            records = {}
+            async for event in dht.listen("channel", refresh=True):
+                match event.kind:
+                    case "put":
+                        records[event.key] = event.value
+                    case "removed":
+                        records.pop(event.key, None)
+                    case "channel removed" | "refresh begins":
+                        for key in event.among(records):
+                            del records[key]
+
+        Entering it raises NodeUnreachable or RequestTimeout unless every node has answered within the timeout.
+        """
+        return Events(self, Listening(self._ring, channel, key_prefix, refresh))
+
+    def mirror(self, channel: str, *, key_prefix: Key = b"") -> Mirror:
+        """The records of a channel, in the memory of this program and kept up to date; reading them waits for nothing.
+
+            async with dht.mirror("channel") as mirror:
+                await mirror.ready()
+                mirror.records[b"key"]
+
+        key_prefix: only records whose key begins with it. Entering it raises what entering listen() raises.
+        """
+        return Mirror(self, Listening(self._ring, channel, key_prefix, refresh=True))
 
     async def channels(self) -> list[str]:
         """The names of all channels, sorted."""

@@ -39,6 +39,11 @@ def encode_key(key: Key) -> bytes:
     return encoded
 
 
+def encode_prefix(key_prefix: Key) -> bytes:
+    """The bytes of a key prefix; its length is not checked."""
+    return _utf8(key_prefix) if isinstance(key_prefix, str) else key_prefix
+
+
 def _utf8(key: str) -> bytes:
     try:
         return key.encode()
@@ -46,7 +51,7 @@ def _utf8(key: str) -> bytes:
         raise BadKey(f"a key that is text has no UTF-8: {error}") from error
 
 
-def _all_nodes(ring: Ring) -> Steps[list[int]]:
+def all_nodes(ring: Ring) -> Steps[list[int]]:
     while not ring.complete:
         yield WAIT_FOR_NODES
     return list(ring.in_order())
@@ -270,7 +275,7 @@ class Walk:
         self, ring: Ring, request: Request, channel: str, key_prefix: Key, substring: bytes, credit: int
     ) -> None:
         check_channel(channel)
-        prefix = _utf8(key_prefix) if isinstance(key_prefix, str) else key_prefix
+        prefix = encode_prefix(key_prefix)
         request.check((channel, b"", prefix, substring, credit), ring.limits)
         self._ring = ring
         self._request = request
@@ -281,7 +286,7 @@ class Walk:
     def next_call(self) -> Steps[Call | None]:
         """The request to send next, None when everything was read."""
         if self._nodes is None:
-            self._nodes = yield from _all_nodes(self._ring)
+            self._nodes = yield from all_nodes(self._ring)
         if not self._nodes:
             return None
         channel, prefix, substring, credit = self._arguments
@@ -298,7 +303,7 @@ class Walk:
 
 
 def _ask_all(ring: Ring, request: Request, *arguments: Any) -> Steps[list[Any]]:
-    nodes = yield from _all_nodes(ring)
+    nodes = yield from all_nodes(ring)
     answers = yield [Call(node, request, arguments) for node in nodes]
     _raise_first(answers)
     return answers  # type: ignore[no-any-return]

@@ -30,6 +30,7 @@ from raw_client import (
     GET_MANY,
     HASH_RANGE,
     KIB,
+    LISTEN,
     MIB,
     OUT_OF_MEMORY,
     PING,
@@ -366,6 +367,7 @@ GOOD_ARGUMENTS: dict[int, tuple[Any, ...]] = {
     GET_ALL: ("c", b"", b"", b"", 1),
     GET_ALL_KEYS: ("c", b"", b"", b"", 1),
     HASH_RANGE: (),
+    LISTEN: ("c", b"", False, 1),
 }
 
 SUBSTITUTES: list[Any] = [
@@ -418,6 +420,8 @@ def is_right(parameter: str, value: Any) -> bool:
             return kind is bytes and value == b""
         case "key prefix" | "substring":
             return kind is bytes
+        case "refresh":
+            return kind is bool
         case "credit":
             return kind is int and 1 <= value <= 64
     raise AssertionError(f"the test does not know the parameter {parameter}")
@@ -514,7 +518,7 @@ async def test_wrong_numbers_of_arguments(request_: Request) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    [0, 9, 15, 26, 255, 2**64 - 1, -1, -(2**63), None, "get", "", b"\x12", 1.5, {"a": 1}, [], [18]],
+    [0, 9, 15, 31, 255, 2**64 - 1, -1, -(2**63), None, "get", "", b"\x12", 1.5, {"a": 1}, [], [18]],
     ids=repr,
 )
 def test_unknown_requests(code: object) -> None:
