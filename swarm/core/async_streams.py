@@ -53,13 +53,13 @@ class AsyncStreams:
             raise ClientClosed("the client is not open: use it inside `async with`")
         deadline = loop.clock() + self._client._timeout_s
         self.begin(calls)
-        for call in calls:
-            await self._client._wait_ready(self._client._connections[call.node], deadline, call.request)
         while missing := [call for call in calls if not self._has_begun(call)]:
             self._begin_those_that_can()
             with anyio.move_on_at(deadline) as scope:
                 await self._wait()
             if scope.cancelled_caught:
+                for call in missing:
+                    await self._client._wait_ready(self._client._connections[call.node], deadline, call.request)
                 error = RequestTimeout(f"no answer within {self._client._timeout_s:g} s")
                 raise describe(error, missing[0].request, self._client._connections[missing[0].node].name)
 
