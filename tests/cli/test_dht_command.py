@@ -600,3 +600,71 @@ def test_version_and_help() -> None:
     for command in commands:
         shown = CliRunner().invoke(main, ["dht", command, "--help"], prog_name="swarm")
         assert shown.output.startswith(f"Usage: swarm dht {command} ")
+
+
+# Listening.
+
+
+def listening(nodes: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    command = [*SWARM, "dht", "--nodes", str(nodes), "listen", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def lines_until(process: "subprocess.Popen[bytes]", last: object) -> list[dict[str, str]]:
+    """What it has written up to the line that is `last`; each line is there when its change is, not later."""
+    assert process.stdout is not None
+    lines: list[dict[str, str]] = []
+    while not lines or lines[-1] != last:
+        lines.append(json.loads(process.stdout.readline()))
+    return lines
+
+
+def test_listen_until_ctrl_c(nodes: Path, dht: DhtClient) -> None:
+    dht.put_many("c", ODD)
+    with listening(nodes, "c", "--refresh") as process:
+        refreshed = {"event": "refreshed", "hashes": "0x0000000000000000-0xffffffffffffffff"}
+        first = lines_until(process, refreshed)
+        given = [
+            decode_line(json.dumps({name: text for name, text in line.items() if name != "event"}).encode())
+            for line in first
+            if line["event"] == "put"
+        ]
+        assert dict(given) == ODD
+        assert sorted(line["hashes"] for line in first if line["event"] == "refresh begins") == [
+            "0x0000000000000000-0x7fffffffffffffff",
+            "0x8000000000000000-0xffffffffffffffff",
+        ]
+        dht.put("c", b"\xff", b"new")
+        put = {"event": "put", "key_base64": "/w==", "value": "new"}
+        assert lines_until(process, put) == [put]
+        dht.remove("c", "plain")
+        removed = {"event": "removed", "key": "plain"}
+        assert lines_until(process, removed) == [removed]
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=PATIENCE_S)
+        assert (process.returncode, rest, errors) == (-signal.SIGINT, b"", b"")
+
+
+def test_listen_to_a_prefix(nodes: Path, dht: DhtClient) -> None:
+    with listening(nodes, "c", "--refresh", "--prefix", "a") as process:
+        lines_until(process, {"event": "refreshed", "hashes": "0x0000000000000000-0xffffffffffffffff"})
+        dht.put_many("c", {"b": b"1", "a1": b"2"})
+        put = {"event": "put", "key": "a1", "value": "2"}
+        assert lines_until(process, put) == [put]
+        process.terminate()
+        process.communicate()
+
+
+def test_listen_whose_reader_goes_away(nodes: Path, dht: DhtClient) -> None:
+    with listening(nodes, "c", "--refresh") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        dht.put("c", "a", b"1")
+        assert process.wait(PATIENCE_S) == -signal.SIGPIPE
+
+
+def test_what_listen_refuses(nodes: Path) -> None:
+    done = swarm("dht", "--nodes", str(nodes), "listen", "no such/channel")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"bad channel name" in done.stderr
