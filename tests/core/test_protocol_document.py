@@ -98,6 +98,12 @@ def test_which_requests_are_repeatable() -> None:
         assert request.repeatable == (request.name not in not_repeatable), request.name
 
 
+def test_events_of_listen() -> None:
+    documented = {int(row[0]): row[1] for row in tables(section("Requests of the dht node"))[1]}
+    names = ("RECORDS", "CHANNEL_REMOVED", "LOST", "REFRESH_BEGINS", "REFRESHED")
+    assert documented == {getattr(dht_protocol, name): name.lower().replace("_", " ") for name in names}
+
+
 # Statuses and errors.
 
 
@@ -175,6 +181,9 @@ def test_bounds_of_names_keys_and_answers() -> None:
     assert number_after("*key* is bin of 1 to", title) == limits.KEY_BYTES_MAX
     assert number_after("key bytes + value bytes +", title) == limits.RECORD_OVERHEAD_BYTES
     assert number_after("ends after the value with which it passes", title) == limits.REPLY_BYTES_MAX
+    assert number_after("waits in the node: at most", title) == limits.LISTENER_BYTES_MAX
+    assert number_after("of keys and values and", title) == limits.LISTENER_CHANGES_MAX
+    assert number_after("A node has at most", title) == limits.LISTENERS_MAX
     assert number_after("the place up to which the batch has come:", title) == dht_protocol.CURSOR_HASH_BYTES
 
 
