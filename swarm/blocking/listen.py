@@ -19,7 +19,7 @@ class Events(Generic[Step]):
     """
 
     def __init__(self, client: BlockingClient, listening: Listening, timeout: float | None) -> None:
-        self._timeout_s: float | None = checked_timeout(timeout) if timeout else timeout
+        self._timeout_s: float | None = timeout if timeout in (None, 0) else checked_timeout(timeout)
         self._events: Iterator[Event] = iter(())
         self._listening = listening
         self._streams = BlockingStreams(client)

@@ -6,7 +6,6 @@ other threads. Batches are taken when the program asks for them; until then cred
 
 import select
 import time
-from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -26,31 +25,38 @@ class BlockingStreams:
         """By node."""
         self._to_begin: dict[int, Call] = {}
         """Where there is no connection."""
-        self._taken: deque[tuple[int, Any]] = deque()
-        """What next() gives before anything else."""
 
     def open(self, calls: list[Call]) -> None:
         """Begins the streams; returns when each has given its first batch. NodeUnreachable, RequestTimeout."""
         deadline = time.monotonic() + self._client._timeout_s
         self.begin(calls)
-        missing = {call.node for call in calls}
-        while missing:
-            answer = self._next(deadline)
-            if answer is None:
-                raise self._too_late(missing)
-            node, batch = answer
-            if batch is BROKE:
-                self.begin(call for call in calls if call.node == node)
-            else:
-                missing.discard(node)
-                self._taken.append(answer)
+        while missing := [call for call in calls if not self._has_begun(call)]:
+            if time.monotonic() >= deadline:
+                raise self._too_late(missing[0])
+            self._begin_those_that_can(deadline)
+            self._receive(self._wait_s(deadline))
 
-    def _too_late(self, missing: set[int]) -> SwarmError:
-        node = min(missing)
-        if node in self._to_begin:
-            return self._connections[node].unreachable()
-        error = RequestTimeout(f"no answer within {self._client._timeout_s:g} s")
-        return describe(error, self._running[node][0].request, self._connections[node].name)
+    def _has_begun(self, call: Call) -> bool:
+        """Whether the first batch is there; a stream that has ended before is to be begun again."""
+        if call.node not in self._running:
+            return False
+        _, waiter = self._running[call.node]
+        if not waiter.batches and self._ended(call.node, waiter):
+            del self._running[call.node]
+            _raise_what_it_told(call, self._connections[call.node].name, waiter)
+            self.begin([call])
+        return bool(waiter.batches)
+
+    def _ended(self, node: int, waiter: _Waiter) -> bool:
+        return waiter.result is not PENDING or not self._connections[node].ready
+
+    def _too_late(self, call: Call) -> SwarmError:
+        connection = self._connections[call.node]
+        if not connection.ready:
+            return connection.unreachable()
+        return describe(
+            RequestTimeout(f"no answer within {self._client._timeout_s:g} s"), call.request, connection.name
+        )
 
     def begin(self, calls: Iterable[Call]) -> None:
         """Begins streams, each as soon as there is a connection to its node."""
@@ -59,8 +65,6 @@ class BlockingStreams:
     def next(self, timeout_s: float | None) -> tuple[int, Any] | None:
         """A node, and its next batch or BROKE; None if there is none within the time. Raises what a node tells."""
         self._client._check_open()
-        if self._taken:
-            return self._taken.popleft()
         return self._next(None if timeout_s is None else time.monotonic() + timeout_s)
 
     def stop(self) -> None:
@@ -69,7 +73,6 @@ class BlockingStreams:
             self._connections[node].stop(waiter)
         self._running.clear()
         self._to_begin.clear()
-        self._taken.clear()
 
     def close(self) -> None:
         for connection in self._connections:
@@ -80,7 +83,7 @@ class BlockingStreams:
         while True:
             self._begin_those_that_can(deadline)
             for node, (call, waiter) in self._running.items():
-                if waiter.batches or waiter.result is not PENDING or not self._connections[node].ready:
+                if waiter.batches or self._ended(node, waiter):
                     del self._running[node]  # to be the last of them in the next round
                     return node, self._take(node, call, waiter)
             if over:
@@ -90,19 +93,16 @@ class BlockingStreams:
 
     def _take(self, node: int, call: Call, waiter: _Waiter) -> Any:
         connection = self._connections[node]
-        try:
-            if waiter.batches:
-                batch = waiter.batches.popleft()
-                self._running[node] = call, waiter
-                if connection.ready and waiter.result is PENDING:
-                    connection.grant(waiter, time.monotonic() + self._client._timeout_s)
-                return batch
-        except (ConnectionLost, RequestTimeout):
-            connection.close()
-            return batch
-        if waiter.result is not PENDING:
-            result_of(call, connection.name, waiter.status, waiter.result)
-        return BROKE
+        if not waiter.batches:
+            _raise_what_it_told(call, connection.name, waiter)
+            return BROKE
+        self._running[node] = call, waiter
+        if not self._ended(node, waiter):
+            try:
+                connection.grant(waiter, time.monotonic() + self._client._timeout_s)
+            except (ConnectionLost, RequestTimeout):
+                connection.close()  # which is how the next round finds it
+        return waiter.batches.popleft()
 
     def _wait_s(self, deadline: float | None) -> float | None:
         """How long there is nothing to do unless something comes in."""
@@ -139,3 +139,9 @@ class BlockingStreams:
             except (ConnectionLost, RequestTimeout):
                 connection.close()
                 self._to_begin[node] = call
+
+
+def _raise_what_it_told(call: Call, node: str, waiter: _Waiter) -> None:
+    """The error with which the node has ended a stream, if it did; its connection may have ended instead."""
+    if waiter.result is not PENDING:
+        result_of(call, node, waiter.status, waiter.result)

@@ -22,6 +22,7 @@ from swarm.dht import DhtClient, Event
 from swarm.dht.events import Copy
 from swarm.dht.hash_range import HashRange, hash_key, split_evenly
 from swarm.testing import DhtProcess, dht_in_memory, running_dht
+from tests.waiting import wait_until
 
 pytest.register_assert_rewrite("conformance")
 
@@ -426,7 +427,7 @@ def test_closing_a_blocking_client_ends_its_listeners() -> None:
         events.close()
 
 
-@pytest.mark.parametrize("timeout", [-1, True, "1", float("nan")])
+@pytest.mark.parametrize("timeout", [-1, "", "1", float("nan")])
 def test_timeouts_of_a_blocking_listener(timeout: Any) -> None:
     with (
         running_dht() as dht_nodes,
@@ -480,3 +481,55 @@ def test_entering_where_a_node_comes_late(kind: str, tmp_path: Path) -> None:
                 assert await everything(dht, "c") == {}
 
         run(kind, work)
+
+
+@every_client
+def test_a_node_that_restarts_while_another_keeps_the_entering_waiting(kind: str, tmp_path: Path) -> None:
+    """It had begun to tell; what was changed after that must be told, or be told as lost."""
+    low, high = split_evenly(2)
+    key = next(key for key in (b"k%d" % number for number in range(99)) if hash_key(key) in low)
+    with ExitStack() as stack:
+        one, two = (
+            stack.enter_context(DhtProcess(tmp_path / f"{part.lowest}", DhtConfig(NodeSection(hash_range=part))))
+            for part in (low, high)
+        )
+        nodes = [one.address, two.address]
+
+        def disturb() -> None:
+            with swarm.blocking.DhtClient([one.address]) as other:
+                wait_until(lambda: other.node_statistics()[one.address]["request"].get("listen", {}).get("in_flight"))
+                other.put("c", key, b"1")
+                one.kill()
+                one.start()
+                other.put("c", key, b"2")
+            two.resume()
+
+        kinds: list[str] = []
+
+        def take(event: Event | None) -> bool:
+            assert event is not None
+            kinds.append(event.kind)
+            return event.kind == "refreshed"
+
+        async def work() -> None:
+            async with DhtClient(nodes, timeout=HANG_S) as dht:
+                await dht.ping()
+                two.pause()
+                thread.start()
+                async with dht.listen("c") as events:
+                    async for event in events:
+                        if take(event):
+                            break
+
+        thread = threading.Thread(target=disturb)
+        if kind == "blocking":
+            with swarm.blocking.DhtClient(nodes, timeout=HANG_S) as dht:
+                dht.ping()
+                two.pause()
+                thread.start()
+                with dht.listen("c", timeout=HANG_S) as events:
+                    assert any(take(event) for event in events)
+        else:
+            run(kind, work)
+        thread.join()
+        assert [each for each in kinds if each != "put"] == ["lost", "refresh begins", "refreshed"]
