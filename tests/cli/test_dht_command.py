@@ -595,7 +595,19 @@ def test_version_and_help() -> None:
     assert swarm("--version").stdout.startswith(b"swarm 0.")
     text = swarm("--help").stdout
     assert all(each in text for each in (b"Usage: swarm [OPTIONS] COMMAND", b"  dht ", b"  up "))
-    commands = {"put", "get", "exists", "remove", "keys", "channels", "size", "remove-channel", "export", "import"}
+    commands = {
+        "put",
+        "get",
+        "exists",
+        "remove",
+        "keys",
+        "channels",
+        "size",
+        "remove-channel",
+        "export",
+        "import",
+        "listen",
+    }
     assert set(dht_group.commands) == commands
     for command in commands:
         shown = CliRunner().invoke(main, ["dht", command, "--help"], prog_name="swarm")
