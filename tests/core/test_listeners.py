@@ -363,6 +363,27 @@ async def test_a_change_that_is_larger_than_the_bound(shape: str) -> None:
         assert max(sizes) <= (16 * MIB if shape == "one record" else MIB)
 
 
+async def test_a_refresh_waits_for_the_rest_of_a_large_change() -> None:
+    node = make_dht()
+    async with at_work(node):
+        writer = DirectConnection(node.service)
+        for number in range(8):
+            writer.result(PUT, "c", b"old-%d" % number, bytes(200 * KIB))
+        listener = Listener(node, refresh=True, credit=1)
+        await listener.told()
+        changed = [b"new-%d" % number for number in range(5)]
+        writer.result(PUT_MANY, "c", changed, [bytes(600 * KIB)] * 5, 0)
+        told: list[int] = []
+        for number in range(4):
+            listener.grant(1)
+            assert [key for _, keys, _ in await listener.told() for key in keys] == [b"new-%d" % number]
+        for _ in range(10):
+            listener.grant(64)
+            told += [event[0] for event in await listener.told()]
+        assert told[-1] == REFRESHED
+        assert listener.records == await content(writer)
+
+
 async def test_the_removal_of_a_channel_is_never_lost() -> None:
     node = make_dht()
     async with at_work(node):

@@ -1316,6 +1316,16 @@ async def listening_without_entering_it(dht: Any, swarm: Swarm) -> None:
 
 
 @row()
+async def a_listener_that_was_entered_misses_nothing(dht: Any, swarm: Swarm) -> None:
+    await dht.ping()
+    async with dht.listen("c") as events:
+        swarm.write_aside("c", "key", b"value")
+        async for event in events:
+            assert event == Event("put", b"key", b"value")
+            break
+
+
+@row()
 async def several_listeners(dht: Any, swarm: Swarm) -> None:
     async with dht.listen("c") as first, dht.listen("c") as second, dht.listen("d") as third:
         assert await listeners(dht) == 3 * len(swarm.addresses)
