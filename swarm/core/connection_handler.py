@@ -351,3 +351,11 @@ def _malformed(message: Message) -> ProtocolError:
 
 def _id_in_use(request_id: int) -> ProtocolError:
     return ProtocolError(f"the id {request_id} is in use by a stream that has not ended")
+
+
+def no_hello() -> ProtocolError:
+    return ProtocolError(f"no hello came within {limits.HELLO_TIMEOUT_S:.0f} s")
+
+
+def unfinished_frame() -> ProtocolError:
+    return ProtocolError(f"nothing more came of a frame for {limits.UNFINISHED_FRAME_TIMEOUT_S:.0f} s")

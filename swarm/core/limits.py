@@ -49,6 +49,7 @@ RECORD_OVERHEAD_BYTES = 128  # what a record takes besides its key and value, me
 CLIENT_REQUESTS_MAX = 65536  # waiting for their answers, per connection
 CLIENT_PARTS_BYTES = 2 * MIB  # parts of one batch on their way to a node at the same time
 CLIENT_STREAM_CREDIT = 4  # batches in flight that keep a stream busy
+TIMEOUT_S_MAX = 1e6  # of a request, 11 days: poll(2) counts milliseconds in 31 bits
 BACKOFF_FIRST_S = 0.01  # before the first attempt to connect again, then twice as long each time
 BACKOFF_MAX_S = 2.5
 

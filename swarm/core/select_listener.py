@@ -11,6 +11,10 @@ Why not one trio task a connection: waking a task for each socket costs more tha
 is read RECEIVE_BYTES at most. Trio's own tasks (streams, timers, signals) run between turns; while streams are running
 a turn is one pass, so that they share the loop with requests.
 
+Who has asked waits for one slot of each connection whose input came before, and one of left-over requests in each of
+these passes; a slot ends with the request in which the pass's time is over. Once the others have requests left they
+are not read, so it is one pass.
+
 A connection is in one of these states, and what epoll is asked for follows from it:
 
     reading      EPOLLIN
@@ -31,8 +35,8 @@ from time import perf_counter
 import trio
 
 from swarm.core import limits
-from swarm.core.connection_handler import ConnectionHandler
-from swarm.core.errors import ProtocolError, ShuttingDown, SwarmError, TooManyConnections
+from swarm.core.connection_handler import ConnectionHandler, no_hello, unfinished_frame
+from swarm.core.errors import ShuttingDown, SwarmError, TooManyConnections
 from swarm.core.request_handler import Service
 
 log = logging.getLogger(__name__)
@@ -370,15 +374,14 @@ class SelectListener:
                         log.warning("%s: connection closed: it has read no answer for %.0f s", connection.peer, waited)
                         self._drop(connection)
                 elif not connection.handler.greeted and waited > limits.HELLO_TIMEOUT_S:
-                    self._refuse(connection, ProtocolError(f"no hello came within {limits.HELLO_TIMEOUT_S:.0f} s"))
+                    self._refuse(connection, no_hello())
 
             for connection in list(self._connections.values()):
                 size = connection.handler.unfinished_bytes
                 if size != connection.unfinished_bytes or not size or connection.handler.pending:
                     connection.unfinished_bytes, connection.unfinished_since = size, now
                 elif now - connection.unfinished_since > limits.UNFINISHED_FRAME_TIMEOUT_S:
-                    waited_s = limits.UNFINISHED_FRAME_TIMEOUT_S
-                    self._refuse(connection, ProtocolError(f"nothing more came of a frame for {waited_s:.0f} s"))
+                    self._refuse(connection, unfinished_frame())
 
     def _refuse(self, connection: _Connection, error: SwarmError) -> None:
         connection.handler.refuse(error)

@@ -281,6 +281,19 @@ async def keys_past_their_limits(dht: Any, swarm: Swarm) -> None:
 
 
 @row()
+async def keys_that_have_no_utf_8(dht: Any, swarm: Swarm) -> None:
+    """Half of a surrogate pair, as text from the command line or from JSON may hold it."""
+    for key in ("\ud800", "key \udc80"):
+        for error in await call_all(dht, "a", key, b"value"):
+            assert type(error) is BadKey
+            assert "no UTF-8" in error.text
+        with pytest.raises(BadKey, match="no UTF-8"):
+            await everything(dht, "a", key_prefix=key)
+    assert await dht.channels() == []
+    await assert_usable(dht)
+
+
+@row()
 async def values_past_their_limits(dht: Any, swarm: Swarm) -> None:
     for value, kind in (
         (b"", EmptyValue),

@@ -24,10 +24,12 @@ from swarm.core import limits
 from swarm.core.client_session import Call, ClientSession
 from swarm.core.config import Address, parse_address
 from swarm.core.errors import (
+    BadArgument,
     ClientClosed,
     ConnectionLost,
     NodeUnreachable,
     OutOfMemory,
+    ProtocolError,
     RequestTimeout,
     SwarmError,
     TooManyRequests,
@@ -475,13 +477,51 @@ def test_a_gap_in_the_hash_ranges_is_told(kind: str, caplog: pytest.LogCaptureFi
             lambda: dht.put("a", keys[gap], b"v"),
             lambda: dht.put_many("a", dict.fromkeys(keys.values(), b"v")),
         ):
-            with pytest.raises(NodeUnreachable):
+            with pytest.raises(NodeUnreachable, match=r"no node is responsible for the key: .* have a gap"):
                 await call()
         assert await everything(dht, "a") == {keys[first]: b"value"}
 
     with running_dht(configs(first, last)) as dht_nodes:
         run(kind, dht_nodes.addresses, work, timeout=0.3)
     assert sum(message.startswith(f"gap in the hash ranges: {gap}") for message in caplog.messages) == 1
+
+
+@every_client
+@pytest.mark.parametrize(
+    "told", [None, 5, [], [0], [0, 1, 2], [5, 4], [-1, 5], [0, "5"], [0, 5.0], {"lowest": 0}], ids=repr
+)
+def test_a_hash_range_that_is_none(kind: str, told: object) -> None:
+    async def work(dht: Any) -> None:
+        with pytest.raises((NodeUnreachable, ProtocolError), match="hash_range") as caught:
+            await dht.put("a", "key", b"value")
+        assert dht_nodes.addresses[0] in str(caught.value)
+        dht_nodes._nodes[0].service.facts["hash_range"] = [0, HASH_MAX]
+        await until_reached(dht)
+        await dht.put("a", "key", b"value")
+
+    with running_dht() as dht_nodes:
+        dht_nodes._nodes[0].service.facts["hash_range"] = told
+        run(kind, dht_nodes.addresses, work, timeout=0.1)
+
+
+@every_client
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e300, True, "5", None, 1j], ids=repr)
+def test_a_timeout_that_is_none(kind: str, timeout: Any) -> None:
+    async def work(_: Any) -> None:
+        pytest.fail("it was opened")
+
+    with pytest.raises(BadArgument, match="a timeout is a number of seconds above 0"):
+        run(kind, ["127.0.0.1:1"], work, timeout=timeout)
+
+
+@every_client
+def test_the_longest_timeout(kind: str) -> None:
+    async def work(dht: Any) -> None:
+        await dht.put("a", "key", b"value")
+        assert await everything(dht, "a") == {b"key": b"value"}
+
+    with running_dht() as dht_nodes:
+        run(kind, dht_nodes.addresses, work, timeout=limits.TIMEOUT_S_MAX)
 
 
 @every_client
