@@ -29,6 +29,8 @@ CREDIT_MAX = 64  # batches a stream may be ahead of its client
 OUTPUT_BYTES_MAX = 1 * MIB  # past it, requests of a client that does not read are left unread
 HELLO_TIMEOUT_S = 10.0
 UNFINISHED_FRAME_TIMEOUT_S = 60.0  # a client that stops in the middle of a frame does not keep its memory for ever
+UNFINISHED_SHARE = 1 / 16  # of memory_limit (or two frames) that all connections' input may take that waits for more
+UNFINISHED_BYTES_FREE = 16 * KIB  # of one connection, whatever the others hold: so much is an ordinary request
 STALLED_OUTPUT_TIMEOUT_S = 60.0  # a client that reads nothing for so long is gone
 CONNECTIONS_MAX = 4096  # default, per node
 
@@ -44,6 +46,10 @@ LARGE_RESULT_BYTES = 64 * KIB  # values that together are above it are encoded, 
 # A channel.
 CHANNELS_MAX = 4096  # default, per node: each costs memory, and lines in stats.log
 RECORD_OVERHEAD_BYTES = 128  # what a record takes besides its key and value, measured (bench/README.md)
+
+# A batch in parts (put many with reserve).
+RESERVED_SHARE = 1 / 2  # of memory_limit that is kept aside at most, for all batches together
+RESERVE_TIMEOUT_S = 60.0  # what is kept aside and not used for so long, twice as long at most, is free again
 
 # A client.
 CLIENT_REQUESTS_MAX = 65536  # waiting for their answers, per connection

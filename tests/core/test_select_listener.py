@@ -20,6 +20,7 @@ from raw_client import (
     GET_ALL,
     KIB,
     MIB,
+    OUT_OF_MEMORY,
     PING,
     PROTOCOL_ERROR,
     PUT,
@@ -151,6 +152,46 @@ async def test_why_a_connection_was_closed_is_logged(caplog: pytest.LogCaptureFi
             (record,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
             assert "connection closed" in record.message
             assert "127.0.0.1:" in record.message
+
+
+async def test_strangers_do_not_fill_the_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarm.core.logs.SELDOM_S", 0.5)
+    monkeypatch.setattr(select_listener, "SWEEP_S", 0.02)
+    with trio.fail_after(TEST_S):
+        async with running_dht() as dht:
+            for _ in range(100):
+                client = await dht.connect(greet=False)
+                await client.send_bytes(b"GET / HTTP/1.1\r\n\r\n")
+                assert notice_status(await client.rest()) == PROTOCOL_ERROR
+            assert dht.node.service.protocol_errors == 100
+
+            def told() -> int:
+                lines = [message for message in caplog.messages if "connection closed" in message]
+                rest = [message for message in caplog.messages if "were not told" in message]
+                assert len(lines) <= select_listener.CLOSED_LINES_MAX * (1 + len(rest))
+                return len(lines) + sum(int(message.split()[0]) for message in rest)
+
+            await until(lambda: told() == 100)
+
+
+async def test_half_frames_that_are_too_much_together() -> None:
+    with trio.fail_after(TEST_S):
+        async with running_dht() as dht:
+            dht.node.service.unfinished_bytes_max = MIB
+            half, too_much, other = [await dht.connect() for _ in range(3)]
+            request = frame([1, PUT, "c", b"key", bytes(MIB)])
+            await half.send_bytes(request[: 900 * KIB])
+            await until(lambda: dht.node.service.unfinished_bytes == 900 * KIB)
+            await too_much.send_bytes(request[: 200 * KIB])
+            assert notice_status(await too_much.rest()) == OUT_OF_MEMORY
+            await check_served(other)
+            await half.send_bytes(request[900 * KIB :])
+            assert await half.receive() == [1, DONE, None]
+            assert dht.node.service.unfinished_bytes == 0
+            await half.send_bytes(request[: 777 * KIB])
+            await until(lambda: dht.node.service.unfinished_bytes == 777 * KIB)
+            half.reset()
+            await until(lambda: dht.node.service.unfinished_bytes == 0)
 
 
 async def test_clients_that_go_away() -> None:

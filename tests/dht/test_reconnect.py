@@ -817,7 +817,7 @@ async def test_a_cancelled_put_many_keeps_no_memory_aside(autojump_clock: trio.t
 async def test_a_cancelled_put_many_leaves_others_their_memory(autojump_clock: trio.testing.MockClock) -> None:
     """What is kept aside for one batch is not given back by another of the same connection; here it would be taken."""
     batch = records(30_000, b"v" * 400)
-    config = DhtConfig(NodeSection(memory_limit=24 * MIB))
+    config = DhtConfig(NodeSection(memory_limit=44 * MIB))
     stored = False
 
     async def put(dht: DhtClient) -> None:
