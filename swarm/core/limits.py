@@ -56,6 +56,7 @@ CLIENT_REQUESTS_MAX = 65536  # waiting for their answers, per connection
 CLIENT_PARTS_BYTES = 2 * MIB  # parts of one batch on their way to a node at the same time
 CLIENT_STREAM_CREDIT = 4  # batches in flight that keep a stream busy
 TIMEOUT_S_MAX = 1e6  # of a request, 11 days: poll(2) counts milliseconds in 31 bits
+CLIENT_SILENCE_S = 15.0  # nothing comes for so long, though a request's time was over: the connection is made anew
 BACKOFF_FIRST_S = 0.01  # before the first attempt to connect again, then twice as long each time
 BACKOFF_MAX_S = 2.5
 

@@ -321,6 +321,69 @@ def test_a_node_that_does_not_answer(kind: str, tmp_path: Path) -> None:
         run(kind, [node.address], work, timeout=0.3)
 
 
+@every_async_client
+@pytest.mark.parametrize("how", ["timeout", "cancelled"])
+def test_what_was_not_sent_to_a_node_that_hangs_is_dropped(kind: str, how: str, tmp_path: Path) -> None:
+    """And so it is not carried out when nobody waits for it any more."""
+    asked = 60
+
+    async def work(dht: Any) -> None:
+        await dht.ready()
+
+        async def put(number: int) -> None:
+            if how == "timeout":
+                with pytest.raises(RequestTimeout):
+                    await dht.put("a", f"{number}", b"v" * MIB)
+            else:
+                with anyio.move_on_after(0.2) as scope:
+                    await dht.put("a", f"{number}", b"v" * MIB)
+                assert scope.cancelled_caught
+
+        (connection,) = dht._connections
+        with node.paused():
+            with pytest.raises(RequestTimeout):  # larger than what the kernel takes: it is in the way of all others
+                await dht.put("b", "large", b"v" * (16 * MIB))
+            async with anyio.create_task_group() as tasks:
+                for number in range(asked):
+                    tasks.start_soon(put, number)
+            with anyio.fail_after(HANG_S):
+                while connection._session.unsent:
+                    await anyio.sleep(0.01)
+        await dht.ping()
+        assert await dht.channel_size("a") == (0, 0)
+        await dht.put("a", "key", b"value")
+        assert await dht.size() == (2, 16 * MIB + 5 + 8)
+
+    with DhtProcess(tmp_path) as node:
+        run(kind, [node.address], work, timeout=1.0)
+
+
+@every_async_client
+def test_a_connection_that_was_silent_for_too_long_is_made_anew(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "CLIENT_SILENCE_S", 0.6)
+
+    async def work(dht: Any) -> None:
+        await dht.put("a", "key", b"value")
+        with node.paused():
+            timeouts = 0
+            while True:
+                try:
+                    await dht.get("a", "key")
+                except RequestTimeout:
+                    timeouts += 1
+                except NodeUnreachable:  # it does not greet
+                    break
+            assert timeouts > 0
+        assert caplog.text.count("connection lost: nothing has come for 0.6 s") == 1
+        await until_reached(dht)
+        assert await dht.get("a", "key") == b"value"
+
+    with DhtProcess(tmp_path) as node:
+        run(kind, [node.address], work, timeout=0.25)
+
+
 @every_client
 def test_a_node_that_does_not_greet(kind: str, tmp_path: Path) -> None:
     async def work(dht: Any) -> None:
@@ -911,6 +974,29 @@ async def test_timeouts_of_requests_that_began_one_after_another(autojump_clock:
                 await trio.sleep(0.7)
                 nursery.start_soon(ask, dht)
             await trio.sleep(10)
+
+
+async def test_only_a_connection_on_which_nothing_comes_is_made_anew(autojump_clock: trio.testing.MockClock) -> None:
+    transports: list[Lossy] = []
+    async with dht_in_memory() as dht_nodes:
+
+        async def connect(address: Address) -> Lossy:
+            transports.append(Lossy(await dht_nodes.connect(address), greets_only=len(transports) == 1))
+            return transports[-1]
+
+        async with DhtClient(dht_nodes.addresses, connect=connect, timeout=2) as dht:
+            await dht.put("a", "key", b"value")
+            await trio.sleep(1000)
+            await dht.get("a", "key")
+            assert len(transports) == 1, "silence is no reason where nothing was asked"
+            transports[0].send_now(b"this is no frame")
+            await trio.sleep(1)
+            begun = trio.current_time()
+            while len(transports) < 3:
+                with suppress(RequestTimeout):
+                    assert await dht.get("a", "key") == b"value"
+            assert limits.CLIENT_SILENCE_S <= trio.current_time() - begun < limits.CLIENT_SILENCE_S + 5
+            assert await dht.get("a", "key") == b"value"
 
 
 async def test_an_answer_right_before_the_end_of_the_connection_counts(
