@@ -25,6 +25,7 @@ from swarm.core.client_session import Call, ClientSession
 from swarm.core.config import Address, parse_address
 from swarm.core.errors import (
     BadArgument,
+    BadKey,
     ClientClosed,
     ConnectionLost,
     NodeUnreachable,
@@ -36,7 +37,7 @@ from swarm.core.errors import (
 )
 from swarm.core.limits import RECORD_OVERHEAD_BYTES
 from swarm.core.node import NodeError
-from swarm.core.protocol import Request
+from swarm.core.protocol import Limits, Request
 from swarm.core.transports import Transport
 from swarm.dht import DhtClient
 from swarm.dht.hash_range import HASH_MAX, HashRange, hash_key, split_evenly
@@ -568,6 +569,39 @@ def test_a_hash_range_that_is_none(kind: str, told: object) -> None:
 
 
 @every_client
+def test_limits_that_the_hello_tells_are_kept_to(kind: str) -> None:
+    """The node itself would take more: it is the client that refuses, and that cuts batches."""
+    keys = [b"%03d" % number for number in range(100)]
+    some = {key: key * 30 for key in keys}
+
+    async def requests(dht: Any, name: str) -> int:
+        (statistics,) = (await dht.node_statistics()).values()
+        return int(statistics["request"][name]["handled"])
+
+    async def work(dht: Any) -> None:
+        for _ in range(2):  # before the hello was read, and after
+            for call in (
+                lambda: dht.put("a", "k" * 21, b"v"),
+                lambda: dht.get("a", "k" * 21),
+                lambda: dht.put_many("a", {"k": b"v", "k" * 21: b"v" * 2000}),
+                lambda: dht.get_many("a", ["k", "k" * 21]),
+            ):
+                with pytest.raises(BadKey, match="1 to 20 bytes"):
+                    await call()
+        await dht.put("a", "k" * 20, b"v")
+        await dht.put_many("a", some)
+        assert await dht.get_many("a", keys) == some
+        assert await requests(dht, "put many") == len(keys) * 93 // 930
+        assert await requests(dht, "get many") == 1
+        assert await dht.get_many("a", [key * 6 for key in keys]) == {}
+        assert await requests(dht, "get many") == 1 + 2
+
+    with running_dht() as dht_nodes:
+        dht_nodes._nodes[0].service.limits = Limits(key_bytes=20, batch_bytes=1900)
+        run(kind, dht_nodes.addresses, work)
+
+
+@every_client
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e300, True, "5", None, 1j], ids=repr)
 def test_a_timeout_that_is_none(kind: str, timeout: Any) -> None:
     async def work(_: Any) -> None:
@@ -913,15 +947,20 @@ async def test_a_cancelled_put_many_leaves_others_their_memory(autojump_clock: t
 class Lossy:
     """A connection in memory that stops to carry something."""
 
-    def __init__(self, transport: Transport, *, greets_only: bool = False) -> None:
+    def __init__(self, transport: Transport, *, greets_only: bool = False, breaks: bool = False) -> None:
         self._transport = transport
         self._greets_only = greets_only
         """What the client sends after the hellos is lost."""
         self._lost = False
+        self._breaks = breaks
+        """Once something is sent after the hello."""
         self.all_at_once = False
         """What the node sends arrives together, at the end of the connection."""
 
     def send_now(self, data: bytes) -> int:
+        if self._breaks:
+            self._transport.close()
+            raise BrokenPipeError
         return len(data) if self._lost else self._transport.send_now(data)
 
     async def send_all(self, data: bytes | memoryview) -> None:
@@ -974,6 +1013,19 @@ async def test_timeouts_of_requests_that_began_one_after_another(autojump_clock:
                 await trio.sleep(0.7)
                 nursery.start_soon(ask, dht)
             await trio.sleep(10)
+
+
+async def test_get_all_gives_up_by_the_clock_of_the_event_loop(autojump_clock: trio.testing.MockClock) -> None:
+    async with dht_in_memory() as dht_nodes:
+
+        async def connect(address: Address) -> Lossy:
+            return Lossy(await dht_nodes.connect(address), breaks=True)
+
+        async with DhtClient(dht_nodes.addresses, connect=connect, timeout=50) as dht:
+            begun = trio.current_time()
+            with pytest.raises(ConnectionLost):
+                await everything(dht, "a")
+            assert 50 < trio.current_time() - begun < 60
 
 
 async def test_only_a_connection_on_which_nothing_comes_is_made_anew(autojump_clock: trio.testing.MockClock) -> None:
