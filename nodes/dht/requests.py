@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nodes.dht.listeners import Listener, Listeners
+from nodes.dht.reserves import Reserves
 from nodes.dht.storage import DhtChannel, conflict, wrong_node
 from swarm.core.connection_handler import ConnectionHandler
 from swarm.core.errors import SwarmError, WrongNode
@@ -26,12 +27,12 @@ class DhtRequests:
         self._channels = channels
         self._engine = channels.get
         self._range = hash_range
-        self._budget = budget
-        self._reserved: dict[ConnectionHandler, int] = {}
         self._listeners = listeners = Listeners(service)
         self._listened = listeners.by_channel
         channels.on_remove = listeners.channel_removed
         service.more_statistics.append(listeners.statistics)
+        self._reserves = Reserves(budget)
+        service.background.append(self._reserves.expire)
         service.handle(protocol.PUT, self._put)
         service.handle(protocol.PUT_MANY, self._put_many, "batch")
         service.handle(protocol.GET, self._get)
@@ -105,12 +106,12 @@ class DhtRequests:
             protocol.PUT_MANY.check((channel, keys, values, reserve), self._limits)
             protocol.check_records(keys, values, self._limits)
         if not keys:
-            self._release(connection, reserve or 0)
+            self._reserves.release(connection, reserve or 0)
             return
         if reserve is None:
-            self._release(connection, size + RECORD_OVERHEAD_BYTES * len(keys))
+            self._reserves.release(connection, size + RECORD_OVERHEAD_BYTES * len(keys))
         elif reserve:
-            self._reserve(connection, reserve)
+            self._reserves.add(connection, reserve)
         try:
             engine = self._channels.get(channel)
             if engine is not None:
@@ -121,7 +122,7 @@ class DhtRequests:
                     engine.put_many(keys, values, size)
         except SwarmError:
             if reserve:
-                self._release(connection, reserve)
+                self._reserves.release(connection, reserve)
             raise
         if self._listened:
             self._listeners.put_many(channel, keys, values)
@@ -152,21 +153,3 @@ class DhtRequests:
     def _check_range(self, key: bytes) -> None:
         if hash_key(key) not in self._range:
             raise wrong_node(key, self._range)
-
-    def _reserve(self, connection: ConnectionHandler, size: int) -> None:
-        if size > self._budget.free:
-            raise self._budget.refuse(size)
-        if connection not in self._reserved:
-            self._reserved[connection] = 0
-            connection.at_end.append(lambda: self._give_back(connection))
-        self._reserved[connection] += size
-        self._budget.free -= size
-
-    def _release(self, connection: ConnectionHandler, size: int) -> None:
-        if connection in self._reserved:
-            size = min(size, self._reserved[connection])
-            self._reserved[connection] -= size
-            self._budget.free += size
-
-    def _give_back(self, connection: ConnectionHandler) -> None:
-        self._budget.free += self._reserved.pop(connection)

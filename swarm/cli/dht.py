@@ -24,7 +24,7 @@ from swarm.cli import Failure, WrongCall
 from swarm.core.config import parse_duration
 from swarm.core.errors import SwarmError
 from swarm.core.limits import KEY_BYTES_MAX, KIB, MIB, VALUE_BYTES_MAX
-from swarm.core.protocol import DEFAULT_LIMITS
+from swarm.core.protocol import DEFAULT_LIMITS, check_channel
 from swarm.dht.events import Event
 from swarm.dht.protocol import check_key, check_value
 
@@ -235,12 +235,19 @@ def _write(data: bytes) -> None:
 def keys(nodes: Nodes, channel: str, prefix: bytes) -> None:
     """Lists the keys of a channel.
 
-    One a line, in no useful order. A key that is not printable UTF-8 text is shown as base64: and its base64, which
-    the other commands take as well.
+    One a line, in no useful order; status 1 if there is no such channel. A key that is not printable UTF-8 text is
+    shown as base64: and its base64, which the other commands take as well.
     """
     with nodes.client() as client:
+        _check_exists(client, channel)
         for key in client.get_all_keys(channel, key_prefix=prefix):
             sys.stdout.buffer.write(key_text(key).encode() + b"\n")
+
+
+def _check_exists(client: DhtClient, channel: str) -> None:
+    check_channel(channel)
+    if channel not in client.channels():
+        raise Failure(f"there is no channel {channel}")
 
 
 @dht.command()
@@ -341,12 +348,14 @@ def export(nodes: Nodes, channel: str, file: Path, binary: bool) -> None:
     stands base64 encoded in "key_base64" or "value_base64" instead. Records that are written meanwhile may be in it
     or not.
 
-    FILE appears when it is complete; a file that had its name is replaced then.
+    FILE appears when it is complete; a file that had its name is replaced then. Status 1, and no file, if there is no
+    such channel.
     """
     to_stdout = file == Path("-")
     encode = msgpack.Packer().pack if binary else _encode_line_of
     shown = sys.stderr.isatty() and not (to_stdout and sys.stdout.isatty())
     with nodes.client() as client:
+        _check_exists(client, channel)
         records, _ = client.channel_size(channel)
         with (
             written_whole(file) if not to_stdout else _standard_output() as output,

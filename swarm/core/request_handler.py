@@ -13,7 +13,7 @@ at a time between passes: whichever streams run, a client with one request waits
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -105,6 +105,11 @@ class Service:
         self.protocol_errors = 0
         self.more_statistics: list[Callable[[], dict[str, Any]]] = []
         """What this kind of node counts besides what all of them do."""
+        self.unfinished_bytes = 0
+        """What all connections hold of frames that have not come completely, or were not carried out."""
+        self.unfinished_bytes_max = 2 * limits.FRAME_BYTES_MAX
+        self.background: list[Callable[[], Awaitable[None]]] = []
+        """What this kind of node does besides answering, while it runs."""
 
     def handle(
         self, request: Request, function: Callable[..., Any], mode: Literal["at once", "batch"] = "at once"

@@ -32,11 +32,13 @@ class StorageEngine(Protocol):
 class MemoryBudget:
     """The memory that the records of a node may take, in bytes."""
 
-    __slots__ = ("free", "limit")
+    __slots__ = ("free", "limit", "reserved")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.free = limit
+        self.reserved = 0
+        """Of what is not free: kept aside for records that have not come yet."""
 
     @property
     def used(self) -> int:

@@ -1,10 +1,11 @@
 """The dht client for programs under trio and under asyncio."""
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
+
+import anyio
 
 import swarm.dht.operations as operations
 import swarm.dht.protocol as protocol
@@ -121,7 +122,9 @@ class DhtClient(AsyncClient):
         key_prefix and whose value contains substring.
 
         Every record that exists from begin to end is given exactly once, whatever is written meanwhile. Goes on
-        after a broken connection. Raises ChannelRemoved if the channel is removed meanwhile.
+        after a broken connection. Nodes are read one after another: if the channel is removed meanwhile, ChannelRemoved
+        is raised where that ends the reading of a node. A node that is read after it was removed there gives nothing,
+        as it gives no record that was removed before its turn.
         """
         return Records(self, protocol.GET_ALL, channel, key_prefix, substring)
 
@@ -260,7 +263,7 @@ class Records(Generic[Record]):
             raise
 
     async def _receive_batch(self) -> Any:
-        give_up = time.monotonic() + self._client._timeout_s
+        give_up = anyio.current_time() + self._client._timeout_s
         while True:
             if self._stream is None:
                 call = await self._client._run(self._walk.next_call())
@@ -272,7 +275,7 @@ class Records(Generic[Record]):
                 batch = await self._stream.next()
             except ConnectionLost:
                 self._stream = None
-                if time.monotonic() > give_up:
+                if anyio.current_time() > give_up:
                     raise
                 continue
             if batch is not None:

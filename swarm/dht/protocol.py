@@ -62,7 +62,7 @@ def check_records(keys: list[Any], values: list[Any], node_limits: Limits) -> No
         check_value(value, node_limits, key)
 
 
-def records_size(keys: list[Any], values: list[Any], value_bytes: int) -> int:
+def records_size(keys: list[Any], values: list[Any], value_bytes: int, key_bytes: int = limits.KEY_BYTES_MAX) -> int:
     """Bytes of all keys and values; 0 where there are none, or check_records would find something wrong. Fast.
 
     Keys are joined because that is the fastest check of their types: of what msgpack decodes, only bytes can be.
@@ -70,13 +70,13 @@ def records_size(keys: list[Any], values: list[Any], value_bytes: int) -> int:
     if len(keys) != len(values) or set(map(type, values)) != {bytes} or not (all(keys) and all(values)):
         return 0
     try:
-        key_bytes = len(b"".join(keys))
+        size_of_keys = len(b"".join(keys))
     except TypeError:
         return 0
-    if max(map(len, keys)) > limits.KEY_BYTES_MAX:
+    if max(map(len, keys)) > key_bytes:
         return 0
     size = sum(map(len, values))
-    return 0 if size > value_bytes and max(map(len, values)) > value_bytes else key_bytes + size
+    return 0 if size > value_bytes and max(map(len, values)) > value_bytes else size_of_keys + size
 
 
 def _check_bytes(name: str, bytes_max: int) -> Parameter:

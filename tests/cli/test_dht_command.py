@@ -191,7 +191,20 @@ def test_keys_with_a_prefix(nodes: Path, dht: DhtClient) -> None:
     dht.put_many("channel", {b"a1": b"x", b"a2": b"x", b"b": b"x", b"\xff1": b"x"})
     assert sorted(output_of(nodes, "keys", "channel", "--prefix", "a").split()) == [b"a1", b"a2"]
     assert output_of(nodes, "keys", "channel", "--prefix", "base64:/w==") == b"base64:/zE=\n"
-    assert output_of(nodes, "keys", "unknown") == b""
+    assert output_of(nodes, "keys", "channel", "--prefix", "c") == b""
+
+
+def test_keys_and_export_of_a_channel_that_does_not_exist(nodes: Path, dht: DhtClient, tmp_path: Path) -> None:
+    assert error_of(nodes, "keys", "unknown") == "there is no channel unknown"
+    assert error_of(nodes, "keys", "unknown", "--prefix", "a") == "there is no channel unknown"
+    assert error_of(nodes, "export", "unknown") == "there is no channel unknown"
+    assert error_of(nodes, "export", "unknown", str(tmp_path / "file")) == "there is no channel unknown"
+    assert list(tmp_path.iterdir()) == []
+    assert dht.channels() == []
+    dht.put("empty", "key", b"value")
+    dht.remove("empty", "key")
+    assert output_of(nodes, "keys", "empty") == b""
+    assert output_of(nodes, "export", "empty") == b""
 
 
 @given(keys)
