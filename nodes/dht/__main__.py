@@ -15,7 +15,7 @@ from nodes.dht.loading_progress import told_progress
 from nodes.dht.node import make_node
 from nodes.dht.snapshot import load_snapshot
 from swarm import __version__
-from swarm.core.config import EX_CONFIG, Address, ConfigError, load, override, parse_address
+from swarm.core.config import EX_CONFIG, Address, ConfigError, load, override, parse_address, parse_size
 from swarm.core.logs import open_logs
 from swarm.core.node import Node, NodeError, listen, lock_directory, prepare_process
 from swarm.dht.hash_range import HashRange
@@ -42,15 +42,25 @@ class _Parsed(click.ParamType[Any]):
 @click.option("--address", type=_Parsed("HOST:PORT", parse_address), help="Where to listen.  [127.0.0.1:10001]")
 @click.option("--data", type=click.Path(path_type=Path), help="Directory of data and logs.  [dht-data]")
 @click.option("--hash-range", type=_Parsed("MIN-MAX", HashRange.parse), help="Hashes it is responsible for.  [all]")
+@click.option(
+    "--memory-limit", type=_Parsed("SIZE", parse_size), help="Of its records: 512 MiB.  [three quarters of the machine]"
+)
 @click.version_option(__version__, prog_name="dhtnode")
-def main(config_file: Path | None, address: Address | None, data: Path | None, hash_range: HashRange | None) -> None:
+def main(
+    config_file: Path | None,
+    address: Address | None,
+    data: Path | None,
+    hash_range: HashRange | None,
+    memory_limit: int | None,
+) -> None:
     """Runs a dht node: an in-memory key/value store with many channels.
 
     Options given here take precedence over the configuration file.
     """
     try:
         config = load(DhtConfig, config_file)
-        config = replace(config, node=override(config.node, address=address, data=data, hash_range=hash_range))
+        given = override(config.node, address=address, data=data, hash_range=hash_range, memory_limit=memory_limit)
+        config = replace(config, node=given)
         if not (config.node.address.is_loopback or config.node.allow_open_network):
             raise ConfigError(
                 f"{config.node.address} is not known to be loopback: whoever reaches it may read and write. "

@@ -6,6 +6,8 @@ The usual case is tested in line; the definitions in swarm.dht.protocol then say
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nodes.dht.listeners import Listener, Listeners
+from nodes.dht.reserves import Reserves
 from nodes.dht.storage import DhtChannel, conflict, wrong_node
 from swarm.core.connection_handler import ConnectionHandler
 from swarm.core.errors import SwarmError, WrongNode
@@ -25,8 +27,12 @@ class DhtRequests:
         self._channels = channels
         self._engine = channels.get
         self._range = hash_range
-        self._budget = budget
-        self._reserved: dict[ConnectionHandler, int] = {}
+        self._listeners = listeners = Listeners(service)
+        self._listened = listeners.by_channel
+        channels.on_remove = listeners.channel_removed
+        service.more_statistics.append(listeners.statistics)
+        self._reserves = Reserves(budget)
+        service.background.append(self._reserves.expire)
         service.handle(protocol.PUT, self._put)
         service.handle(protocol.PUT_MANY, self._put_many, "batch")
         service.handle(protocol.GET, self._get)
@@ -36,6 +42,7 @@ class DhtRequests:
         service.handle(protocol.UPDATE, self._update)
         service.handle(protocol.GET_ALL, self._get_all)
         service.handle(protocol.GET_ALL_KEYS, self._get_all_keys)
+        service.handle(protocol.LISTEN, self._listen)
         service.handle(protocol.HASH_RANGE, lambda: (hash_range.lowest, hash_range.highest))
 
     def _put(self, channel: Any, key: Any, value: Any) -> None:
@@ -50,6 +57,8 @@ class DhtRequests:
             protocol.PUT.check((channel, key, value), self._limits)
             with self._channels.create(channel) as engine:
                 engine.put(key, value)
+        if self._listened:
+            self._listeners.changed(channel, key, value)
 
     def _get(self, channel: Any, key: Any) -> bytes | None:
         try:
@@ -70,7 +79,10 @@ class DhtRequests:
         protocol.REMOVE.check((channel, key), self._limits)
         self._check_range(key)
         engine = self._channels.get(channel)
-        return engine is not None and engine.remove_record(key)
+        existed = engine is not None and engine.remove_record(key)
+        if existed and self._listened:
+            self._listeners.changed(channel, key, None)
+        return existed
 
     def _update(self, channel: Any, key: Any, expected: Any, new: Any) -> None:
         protocol.UPDATE.check((channel, key, expected, new), self._limits)
@@ -83,6 +95,8 @@ class DhtRequests:
         elif new is not None:
             with self._channels.create(channel) as engine:
                 engine.update(key, expected, new)
+        if self._listened and (expected is not None or new is not None):
+            self._listeners.changed(channel, key, new)
 
     def _put_many(self, connection: ConnectionHandler, channel: Any, keys: Any, values: Any, reserve: Any) -> None:
         is_batch = type(keys) is list and type(values) is list
@@ -92,12 +106,12 @@ class DhtRequests:
             protocol.PUT_MANY.check((channel, keys, values, reserve), self._limits)
             protocol.check_records(keys, values, self._limits)
         if not keys:
-            self._release(connection, reserve or 0)
+            self._reserves.release(connection, reserve or 0)
             return
         if reserve is None:
-            self._release(connection, size + RECORD_OVERHEAD_BYTES * len(keys))
+            self._reserves.release(connection, size + RECORD_OVERHEAD_BYTES * len(keys))
         elif reserve:
-            self._reserve(connection, reserve)
+            self._reserves.add(connection, reserve)
         try:
             engine = self._channels.get(channel)
             if engine is not None:
@@ -108,8 +122,10 @@ class DhtRequests:
                     engine.put_many(keys, values, size)
         except SwarmError:
             if reserve:
-                self._release(connection, reserve)
+                self._reserves.release(connection, reserve)
             raise
+        if self._listened:
+            self._listeners.put_many(channel, keys, values)
 
     def _get_many(self, _: ConnectionHandler, channel: Any, keys: Any) -> Sequence[bytes | None]:
         engine = self._channels.get(channel) if type(channel) is str else None
@@ -131,24 +147,9 @@ class DhtRequests:
         batches = self._get_all(channel, after, key_prefix, substring)
         return ((cursor, keys) for cursor, keys, _ in batches)
 
+    def _listen(self, channel: str, key_prefix: bytes, refresh: bool) -> Listener:
+        return self._listeners.add(channel, key_prefix, refresh, lambda: self._get_all(channel, b"", key_prefix, b""))
+
     def _check_range(self, key: bytes) -> None:
         if hash_key(key) not in self._range:
             raise wrong_node(key, self._range)
-
-    def _reserve(self, connection: ConnectionHandler, size: int) -> None:
-        if size > self._budget.free:
-            raise self._budget.refuse(size)
-        if connection not in self._reserved:
-            self._reserved[connection] = 0
-            connection.at_end.append(lambda: self._give_back(connection))
-        self._reserved[connection] += size
-        self._budget.free -= size
-
-    def _release(self, connection: ConnectionHandler, size: int) -> None:
-        if connection in self._reserved:
-            size = min(size, self._reserved[connection])
-            self._reserved[connection] -= size
-            self._budget.free += size
-
-    def _give_back(self, connection: ConnectionHandler) -> None:
-        self._budget.free += self._reserved.pop(connection)

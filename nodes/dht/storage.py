@@ -11,7 +11,9 @@ when it has only one, the directory is doubled first (extendible hashing: Fagin,
 1979). So no step resizes, lists or sorts more than one small dict, however large the channel is.
 
 Since slots follow the order of hashes, whatever walks the channel walks it by hash: it can stop after any shard,
-and go on there later though shards have been cut in the meantime.
+and go on there later though shards have been cut in the meantime. A shard that is more than one step of a walk (large
+values, or keys chosen to have like hashes) is walked in the order of (hash, key), which is made once for the walk, in
+several steps.
 
 Invariants: a record is in the shard of its hash's slot. Slots of one shard are next to each other.
 _memory is the sum over all records of key + value + RECORD_OVERHEAD_BYTES, and is taken from the node's budget.
@@ -24,12 +26,13 @@ to go on in.
 
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from heapq import merge
 from itertools import accumulate, islice
 from typing import TypeVar
 
 from swarm.core.errors import Conflict, WrongNode
-from swarm.core.limits import BATCH_BYTES, KEY_BYTES_MAX, RECORD_OVERHEAD_BYTES, REPLY_BYTES_MAX
+from swarm.core.limits import BATCH_BYTES, KEY_BYTES_MAX, MIB, RECORD_OVERHEAD_BYTES, REPLY_BYTES_MAX
 from swarm.core.storage_channels import MemoryBudget, channel_removed
 from swarm.dht.hash_range import HASH_MAX, HashRange, hash_key
 from swarm.dht.protocol import CURSOR_HASH_BYTES
@@ -42,7 +45,9 @@ RECORDS_PER_CUT = 600
 LOADED_SHARD_RECORDS = 1000  # most of a shard that was loaded, on average: room to grow, and hardly any is too large
 SLOTS_PER_SHARD_MAX = 64  # the directory is not doubled beyond it: keys chosen to have like hashes shall not blow it up
 WALK_SHARD_RECORDS = 16  # an empty shard takes a walk as long as so many records
-WALK_RECORDS_MAX = 16384  # records that one step of a walk looks at, some 2 ms with a filter
+WALK_RECORDS_MAX = 4096  # records that one step of a walk looks at, some 2 ms with a filter
+WALK_BYTES_MAX = 4 * MIB  # of values that one step of a walk looks through, some 2 ms
+WALK_SORT_RECORDS = 2730  # records that one step of a walk puts in order, some 2 ms; a larger shard takes several
 
 Shard = dict[bytes, bytes]
 Batch = tuple[bytes, list[bytes], list[bytes]]
@@ -223,19 +228,25 @@ class DhtChannel:
         covered = self._covered
         place = _place(after) if after else (covered.lowest, b"")
         while place[0] <= covered.highest:
-            if self._removed:
-                raise channel_removed()
-            place, keys, values = self._step(max(place, (covered.lowest, b"")), key_prefix, substring)
-            yield _cursor(place), keys, values
+            self._check_not_removed()
+            begun = max(place, (covered.lowest, b""))
+            place, keys, values = self._step(begun, key_prefix, substring)
+            if place == begun:  # the next shard is more than a step
+                place = yield from self._walk_shard(begun, key_prefix, substring)
+            else:
+                yield _cursor(place), keys, values
 
     def _step(self, place: Place, key_prefix: bytes, substring: bytes) -> tuple[Place, list[bytes], list[bytes]]:
         """The records of the next shards behind place, about one batch of them, and the place behind those."""
         keys: list[bytes] = []
         values: list[bytes] = []
-        size = seen = 0
+        size = seen = seen_bytes = 0
         while place[0] <= self._covered.highest and seen < WALK_RECORDS_MAX:
             slot = (place[0] >> self._shift) - self._base
             shard = self._directory[slot]
+            seen_bytes += sum(map(len, shard.values())) if substring else 0
+            if len(shard) > WALK_SORT_RECORDS or seen_bytes > WALK_BYTES_MAX:
+                break
             start, stop = self._slots_of(slot)
             found = shard
             if key_prefix or substring:
@@ -244,18 +255,61 @@ class DhtChannel:
                 }
             if place[1] or place[0] > max((self._base + start) << self._shift, self._covered.lowest):
                 found = {key: value for key, value in found.items() if (hash_key(key), key) > place}
-            found_bytes = sum(map(len, found)) + sum(map(len, found.values()))
-            if keys and size + found_bytes > BATCH_BYTES:
+            size += sum(map(len, found)) + sum(map(len, found.values()))
+            if size > BATCH_BYTES:
                 break
-            if found_bytes > BATCH_BYTES:
-                keys = _first_keys(found)
-                return (hash_key(keys[-1]), keys[-1]), keys, [found[key] for key in keys]
             keys += found
             values += found.values()
-            size += found_bytes
             seen += len(shard) + WALK_SHARD_RECORDS
             place = (self._base + stop) << self._shift, b""
         return place, keys, values
+
+    def _walk_shard(self, place: Place, key_prefix: bytes, substring: bytes) -> Generator[Batch, None, Place]:
+        """The records of one shard behind place, in the order of (hash, key). Returns the place behind the shard.
+
+        Those are given that have been in it from now on: the order is that of its keys now, their values are looked
+        up when their turn has come.
+        """
+        slot = (place[0] >> self._shift) - self._base
+        behind: Place = (self._base + self._slots_of(slot)[1]) << self._shift, b""
+        cursor = _cursor(place)
+        unordered = list(self._directory[slot])
+        pieces: list[
+            list[bytes]
+        ] = []  # cursors: they have the order of places, and the garbage collector passes them by
+        for start in range(0, len(unordered), WALK_SORT_RECORDS):
+            if start:
+                yield cursor, [], []
+                self._check_not_removed()
+            piece = unordered[start : start + WALK_SORT_RECORDS]
+            cursors = [_cursor((hash_key(key), key)) for key in piece if key.startswith(key_prefix)]
+            pieces.append(sorted(each for each in cursors if each > cursor))
+        ordered = merge(*pieces) if len(pieces) > 1 else iter(pieces[0])
+        following = next(ordered, None)
+        while following is not None:
+            keys: list[bytes] = []
+            values: list[bytes] = []
+            size = seen = seen_bytes = 0
+            while following is not None and seen < SHARD_RECORDS_MAX and seen_bytes < WALK_BYTES_MAX:
+                key_hash, key = _place(following)
+                value = self._directory[(key_hash >> self._shift) - self._base].get(key, b"")  # b"": it was removed
+                seen += 1
+                seen_bytes += len(value)
+                if value and substring in value:
+                    size += len(key) + len(value)
+                    if keys and size > BATCH_BYTES:
+                        break
+                    keys.append(key)
+                    values.append(value)
+                cursor = following
+                following = next(ordered, None)
+            yield cursor, keys, values
+            self._check_not_removed()
+        return behind
+
+    def _check_not_removed(self) -> None:
+        if self._removed:
+            raise channel_removed()
 
     def remove(self) -> Iterator[None]:
         """The channel is removed: ends the walks through it, and gives its memory back, a shard at a step."""
@@ -337,13 +391,6 @@ def _cursor(place: Place) -> bytes:
     if place[0] > HASH_MAX:
         return b"\xff" * (CURSOR_HASH_BYTES + KEY_BYTES_MAX)  # no record is behind it
     return place[0].to_bytes(CURSOR_HASH_BYTES, "big") + place[1]
-
-
-def _first_keys(records: Shard) -> list[bytes]:
-    """The first keys in the order of (hash, key) whose records fit into a batch, at least one."""
-    keys = sorted(records, key=lambda key: (hash_key(key), key))
-    sizes = accumulate(len(key) + len(records[key]) for key in keys)
-    return keys[: max(1, bisect_right(list(sizes), BATCH_BYTES))]
 
 
 def _replaced(shards: list[Shard], keys: list[bytes]) -> tuple[int, int]:

@@ -24,7 +24,8 @@ from swarm.cli import Failure, WrongCall
 from swarm.core.config import parse_duration
 from swarm.core.errors import SwarmError
 from swarm.core.limits import KEY_BYTES_MAX, KIB, MIB, VALUE_BYTES_MAX
-from swarm.core.protocol import DEFAULT_LIMITS
+from swarm.core.protocol import DEFAULT_LIMITS, check_channel
+from swarm.dht.events import Event
 from swarm.dht.protocol import check_key, check_value
 
 IMPORT_RECORDS = 1000  # records of a batch, and
@@ -232,12 +233,19 @@ def write_output(data: bytes) -> None:
 def keys(nodes: Nodes, channel: str, prefix: bytes) -> None:
     """Lists the keys of a channel.
 
-    One a line, in no useful order. A key that is not printable UTF-8 text is shown as base64: and its base64, which
-    the other commands take as well.
+    One a line, in no useful order; status 1 if there is no such channel. A key that is not printable UTF-8 text is
+    shown as base64: and its base64, which the other commands take as well.
     """
     with nodes.client() as client:
+        _check_exists(client, channel)
         for key in client.get_all_keys(channel, key_prefix=prefix):
             sys.stdout.buffer.write(key_text(key).encode() + b"\n")
+
+
+def _check_exists(client: DhtClient, channel: str) -> None:
+    check_channel(channel)
+    if channel not in client.channels():
+        raise Failure(f"there is no channel {channel}")
 
 
 @dht.command()
@@ -338,12 +346,14 @@ def export(nodes: Nodes, channel: str, file: Path, binary: bool) -> None:
     stands base64 encoded in "key_base64" or "value_base64" instead. Records that are written meanwhile may be in it
     or not.
 
-    FILE appears when it is complete; a file that had its name is replaced then.
+    FILE appears when it is complete; a file that had its name is replaced then. Status 1, and no file, if there is no
+    such channel.
     """
     to_stdout = file == Path("-")
     encode = msgpack.Packer().pack if binary else _encode_line_of
     shown = sys.stderr.isatty() and not (to_stdout and sys.stdout.isatty())
     with nodes.client() as client:
+        _check_exists(client, channel)
         records, _ = client.channel_size(channel)
         with (
             written_whole(file) if not to_stdout else _standard_output() as output,
@@ -417,7 +427,42 @@ def in_batches(records: Iterable[tuple[Place, bytes, bytes]]) -> Iterator[list[t
 def encode_line(key: bytes, value: bytes) -> bytes:
     """A record as a line of JSON."""
     members = dict([_member("key", key), _member("value", value)])
+    return _json_line(members)
+
+
+def _json_line(members: dict[str, str]) -> bytes:
     return json.dumps(members, ensure_ascii=False).encode() + b"\n"
+
+
+@dht.command()
+@_CHANNEL
+@click.option("--refresh", is_flag=True, help="First all records that exist.")
+@click.option(
+    "--prefix", callback=parsed_by(parse_key), default="", help="Only keys that begin so; written as KEY is."
+)
+@click.pass_obj
+def listen(nodes: Nodes, channel: str, refresh: bool, prefix: bytes) -> None:
+    """Tells what changes in a channel, until Ctrl-C.
+
+    One event a line, as JSON: {"event": "put", "key": "...", "value": "..."}, {"event": "removed", "key": "..."}, with
+    keys and values as `export` writes them; and {"event": "...", "hashes": "MIN-MAX"} for "channel removed", "lost"
+    (changes are missing; a refresh follows), "refresh begins" and "refreshed": each is about the part of the channel
+    with these hashes.
+    """
+    with nodes.client() as client, client.listen(channel, key_prefix=prefix, refresh=refresh) as events:
+        for batch in events.batches():
+            write_output(b"".join(map(_encode_event, batch)))
+
+
+def _encode_event(event: Event) -> bytes:
+    members = {"event": str(event.kind)}
+    if event.key:
+        members |= [_member("key", event.key)]
+    if event.value:
+        members |= [_member("value", event.value)]
+    if not event.key:
+        members["hashes"] = str(event.hashes)
+    return _json_line(members)
 
 
 def _encode_line_of(record: tuple[bytes, bytes]) -> bytes:

@@ -27,9 +27,10 @@ from rich.text import Text
 
 from swarm.cli import Failure
 from swarm.cli.supervisor import DumpProcess, NodeProcess, NotStarted, State, run_nodes
-from swarm.core.config import Address
+from swarm.core.config import Address, parse_size
 from swarm.core.errors import SwarmError
 from swarm.core.limits import KIB
+from swarm.core.node import default_memory_limit
 from swarm.dht import DhtClient
 from swarm.dht.hash_range import HashRange, split_evenly
 
@@ -189,6 +190,15 @@ def _event(name: str, text: str) -> str:
     return f"{time.strftime('%H:%M:%S')} {name} {text}"
 
 
+def _parse_memory_limit(ctx: click.Context, param: click.Parameter, text: str | None) -> int:
+    if text is None:
+        return default_memory_limit()
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--data",
@@ -205,7 +215,14 @@ def _event(name: str, text: str) -> str:
     show_default=True,
     help="Port of the first node; those after it have the next ones. 0: any that are free.",
 )
-def up(data: Path, dht: int, base_port: int) -> None:
+@click.option(
+    "--memory-limit",
+    callback=_parse_memory_limit,
+    metavar="SIZE",
+    help="Most memory that the records of all nodes may take together, of which each has its part: 8 GiB.  "
+    "[three quarters of the machine's memory]",
+)
+def up(data: Path, dht: int, base_port: int, memory_limit: int) -> None:
     """Runs a swarm on this machine, until Ctrl-C or SIGTERM.
 
     Starts dht nodes that share the hash range evenly, and a dhtdump for each, writes their addresses to the file
@@ -218,13 +235,15 @@ def up(data: Path, dht: int, base_port: int) -> None:
         raise click.BadParameter(
             f"{dht} nodes from port {base_port} on need ports above 65535", param_hint="--base-port"
         )
+    if memory_limit < dht:
+        raise click.BadParameter(f"each of {dht} nodes needs a part of it", param_hint="--memory-limit")
     logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is in the table
     console = Console()
     nodes_file = data / "nodes"
     hint = f"swarm dht --nodes {shlex.quote(str(nodes_file))} …"
     can_draw = console.is_terminal and not console.is_dumb_terminal
     view: View = TableView(console, f"{hint}   Ctrl-C stops the swarm") if can_draw else LineView()
-    rows = _plan(data, dht, base_port, view.tell)
+    rows = _plan(data, dht, base_port, memory_limit // dht, view.tell)
     data.mkdir(parents=True, exist_ok=True)
     reasons: list[str] = []
     try:
@@ -235,12 +254,12 @@ def up(data: Path, dht: int, base_port: int) -> None:
         raise Failure("\n".join(sorted(reasons)))
 
 
-def _plan(data: Path, count: int, base_port: int, tell: Callable[[str, str], None]) -> list[Row]:
+def _plan(data: Path, count: int, base_port: int, memory_limit: int, tell: Callable[[str, str], None]) -> list[Row]:
     rows = []
     for number, hash_range in enumerate(split_evenly(count)):
         address = Address("127.0.0.1", base_port and base_port + number)
         name = f"dht-{number + 1}"
-        options = ("--hash-range", str(hash_range))
+        options = ("--hash-range", str(hash_range), "--memory-limit", str(memory_limit))
         rows.append(Row(NodeProcess(name, "nodes.dht", address, data / name, options, tell), hash_range))
     return rows
 

@@ -86,6 +86,8 @@ class AsyncClient:
             await self._tasks.__aexit__(None, None, None)  # the program's own error goes on as it is, in no group
         finally:
             self._tasks = self._loop = None
+            for connection in self._connections:
+                connection.tell_change()
         return None
 
     async def ready(self) -> None:

@@ -5,6 +5,9 @@
 
 It has three tasks: one keeps it connected and receives, one sends what did not leave at once, one watches the
 deadlines. A request costs no task, no timer and no lock of its own.
+
+For a node that hangs nothing is kept longer than somebody waits for it: what was not encoded at its deadline is
+withdrawn, and when nothing comes for CLIENT_SILENCE_S the connection is given up with what was encoded.
 """
 
 import logging
@@ -52,15 +55,25 @@ class Connection:
         self.ready = False
         """Whether requests can be sent."""
         self._ready = anyio.Event()
+        self.at_change: set[Callable[[], None]] = set()
+        """Called when it has become ready, and when the client was closed."""
         self._wake_sender = anyio.Event()
         self._wake_watch = anyio.Event()
         self._watch_until = math.inf
         self._sending = False
         self._answers_at_once = 0
+        self._heard = False
+        """Whether something has come since the deadlines were looked at."""
+        self._given_up: set[int] = set()
+        """Requests that nobody waits for any more, and that may not have been sent yet."""
         self._rest = b""
 
     async def wait_ready(self) -> None:
         await self._ready.wait()
+
+    def tell_change(self) -> None:
+        for function in list(self.at_change):
+            function()
 
     async def run(self) -> None:
         """Keeps the connection up until cancelled."""
@@ -103,11 +116,13 @@ class Connection:
         self._session = session
         self.last_error = None
         log.info("%s: connected to %s", self.name, session.hello.node)
+        lost: Exception = TimeoutError(f"nothing has come for {limits.CLIENT_SILENCE_S:g} s")
         async with anyio.create_task_group() as tasks:
             self.ready = True
             self._ready.set()
+            self.tell_change()
             tasks.start_soon(self._send, session, transport)
-            tasks.start_soon(self._watch_deadlines, session)
+            tasks.start_soon(self._watch, session, tasks.cancel_scope)
             try:
                 while True:
                     await self._receive(session, transport)
@@ -122,6 +137,7 @@ class Connection:
             raise ConnectionResetError("the node has closed the connection")
         answers = session.receive(data)
         self._answers_at_once = len(answers)
+        self._heard = True
         for waiter, status, result in answers:
             waiter.answer(status, result)
         if session.notice is not None:
@@ -166,6 +182,8 @@ class Connection:
         self.forget(waiter)
         if call.abandon is not None:
             self.notify(call.request, call.abandon, waiter)
+        elif self._session is not None and self._session.unsent:
+            self._given_up.add(waiter.request_id)
 
     def notify(self, request: Request, arguments: tuple[Any, ...], waiter: Waiter) -> None:
         """Sends a request whose answer nobody waits for, if there is a connection."""
@@ -207,14 +225,26 @@ class Connection:
                 return  # the receiver is told too, and reconnects
             self._sending = False
 
-    async def _watch_deadlines(self, session: ClientSession[Waiter]) -> None:
-        """Fails requests whose time is over."""
+    async def _watch(self, session: ClientSession[Waiter], scope: anyio.CancelScope) -> None:
+        """Fails requests whose time is over; cancels the scope when the node seems to be gone."""
+        quiet_since = anyio.current_time()
+        unanswered = False
         while True:
             now = anyio.current_time()
-            for request_id, waiter in list(session.waiting.items()):
-                if waiter.deadline <= now:
-                    del session.waiting[request_id]
-                    waiter.fail(RequestTimeout(f"no answer within {self._timeout_s:g} s"))
+            if self._heard:
+                self._heard = unanswered = False
+                quiet_since = now
+            late = [waiter for waiter in session.waiting.values() if waiter.deadline <= now]
+            for waiter in late:
+                del session.waiting[waiter.request_id]
+                waiter.fail(RequestTimeout(f"no answer within {self._timeout_s:g} s"))
+            if session.unsent:
+                session.withdraw({waiter.request_id for waiter in late} | self._given_up)
+            self._given_up.clear()
+            unanswered = unanswered or bool(late)
+            if unanswered and now - quiet_since >= limits.CLIENT_SILENCE_S:
+                scope.cancel()
+                return
             self._watch_until = min((waiter.deadline for waiter in session.waiting.values()), default=math.inf)
             self._watch_until = min(self._watch_until, now + self._timeout_s)
             self._wake_watch = anyio.Event()
@@ -233,6 +263,7 @@ class Connection:
         self._wake_sender = anyio.Event()
         self._sending = False
         self._rest = b""
+        self._given_up.clear()
         for waiter in session.waiting.values() if session is not None else ():
             each = type(error)(error.text)  # one of its own: each will name another request
             each.__cause__ = cause

@@ -67,9 +67,17 @@ class Connection:
         """Not before then (time.monotonic)."""
         self._backoff = limits.BACKOFF_FIRST_S
 
+    def twin(self) -> "Connection":
+        """Another connection to the same node."""
+        return Connection(self.address, self._kind, self._timeout_s, self._compression)
+
     @property
     def ready(self) -> bool:
         return self._sock is not None
+
+    def fileno(self) -> int:
+        assert self._sock is not None
+        return self._sock.fileno()
 
     def connect(self, deadline: float) -> NodeHello:
         """Tries until it is connected; NodeUnreachable at the deadline (time.monotonic)."""
@@ -167,6 +175,10 @@ class Connection:
             if self._session.waiting.get(waiter.request_id) is not waiter:
                 raise ConnectionLost("the connection broke before the answer came")
             self._receive(deadline)
+
+    def receive(self) -> None:
+        """Takes what has come in; only to be called when something has. Raises ConnectionLost."""
+        self._receive(time.monotonic())
 
     def grant(self, waiter: _Waiter, deadline: float) -> None:
         self._session.grant(waiter.request_id, 1)

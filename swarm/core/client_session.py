@@ -4,7 +4,7 @@ Requests are collected and leave together: outgoing() encodes whatever was asked
 one frame.
 """
 
-from collections.abc import Generator
+from collections.abc import Container, Generator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from swarm import __version__
@@ -42,6 +42,9 @@ is sent their results, and returns its own.
 
 WAIT_FOR_NODES = object()
 """Yielded by an operation that cannot go on before another node was reached."""
+
+BROKE = object()
+"""What a stream that is to go on for ever gives in place of a batch: its connection broke, it has to be begun again."""
 
 Owner = TypeVar("Owner")
 """Whatever the driver wants back together with an answer."""
@@ -102,6 +105,15 @@ class ClientSession(Generic[Owner]):
             request_id = request_id % limits.REQUEST_ID_MAX + 1
         self._next_id = request_id % limits.REQUEST_ID_MAX + 1
         return request_id
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something is still to be encoded."""
+        return bool(self._messages)
+
+    def withdraw(self, request_ids: Container[int]) -> None:
+        """Does not send these requests any more; nothing happens to those that were encoded already."""
+        self._messages = [message for message in self._messages if message[0] not in request_ids]
 
     def grant(self, request_id: int, batches: int) -> None:
         """Allows a stream some more batches."""

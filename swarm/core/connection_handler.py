@@ -24,7 +24,7 @@ from typing import Any
 import trio
 
 from swarm.core import limits, protocol
-from swarm.core.errors import BadArgument, ProtocolError, SwarmError, TooManyRequests, UnknownRequest
+from swarm.core.errors import BadArgument, OutOfMemory, ProtocolError, SwarmError, TooManyRequests, UnknownRequest
 from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, read_header
 from swarm.core.limits import BATCH_BYTES, LARGE_RESULT_BYTES, OUTPUT_BYTES_MAX, REQUEST_ID_MAX, REQUESTS_PER_CHECK
 from swarm.core.protocol import DONE, brief
@@ -61,6 +61,7 @@ class ConnectionHandler:
         self._output_bytes = 0
         self._room: trio.Event | None = None
         self._streams: dict[int, Stream] = {}
+        self._counted_bytes = 0  # of the input, in service.unfinished_bytes
 
     # What the driver calls.
 
@@ -103,6 +104,7 @@ class ConnectionHandler:
         try:
             messages = self._decoder.feed(data)
             if messages is None:
+                self._count_input()
                 return
             if self.greeted:
                 self._requests = iter(messages)
@@ -122,6 +124,7 @@ class ConnectionHandler:
         except SwarmError as error:
             self.refuse(error)
             self.pending = False
+        self._count_input()
 
     def _work(self, deadline: float) -> bool:
         """Whether something is left undone."""
@@ -172,17 +175,17 @@ class ConnectionHandler:
             self.closing = True
             self.notice = error
             self.service.protocol_errors += isinstance(error, ProtocolError)
-            self._abandon_streams()
+            self._abandon()
 
     def end_of_input(self) -> None:
         """The client has closed its side; what it is owed is still sent."""
         self.closing = True
-        self._abandon_streams()
+        self._abandon()
 
     def end(self) -> None:
         """The connection is gone."""
         self.closing = True
-        self._abandon_streams()
+        self._abandon()
         self.output.clear()
         self._output_bytes = 0
         if self._room is not None:
@@ -210,10 +213,35 @@ class ConnectionHandler:
 
     # Inside.
 
-    def _abandon_streams(self) -> None:
+    def _abandon(self) -> None:
+        """Nothing more is carried out, nor streamed."""
         for stream in self._streams.values():
             stream.abandon()
         self._streams.clear()
+        self._decoder.clear()
+        self._count_input()
+
+    def _count_input(self) -> None:
+        """Keeps the node's sum of what has come and waits for the rest of its frame, and refuses what is too much.
+
+        It is the frame that grows which is refused, unless it is small: who is not the cause is not harmed.
+        """
+        size = len(self._decoder.partial)
+        growth = size - self._counted_bytes
+        if growth == 0:
+            return
+        service = self.service
+        self._counted_bytes = size
+        service.unfinished_bytes += growth
+        most = service.unfinished_bytes_max
+        if service.unfinished_bytes > most and growth > 0 and size > limits.UNFINISHED_BYTES_FREE:
+            self.refuse(
+                OutOfMemory(
+                    f"the node holds {service.unfinished_bytes} bytes of frames that have not come completely, and may "
+                    f"hold {most}: this one is given up; send it again later, or in smaller requests",
+                    {"limit": most},
+                )
+            )
 
     def _greet(self, messages: list[Message]) -> None:
         hello = ClientHello.from_messages(messages, self.service.kind)
@@ -351,3 +379,11 @@ def _malformed(message: Message) -> ProtocolError:
 
 def _id_in_use(request_id: int) -> ProtocolError:
     return ProtocolError(f"the id {request_id} is in use by a stream that has not ended")
+
+
+def no_hello() -> ProtocolError:
+    return ProtocolError(f"no hello came within {limits.HELLO_TIMEOUT_S:.0f} s")
+
+
+def unfinished_frame() -> ProtocolError:
+    return ProtocolError(f"nothing more came of a frame for {limits.UNFINISHED_FRAME_TIMEOUT_S:.0f} s")

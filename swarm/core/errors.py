@@ -6,6 +6,8 @@ raised in the client as the class that has this code. Bugs are not among them: t
 
 from typing import Any, ClassVar, Literal
 
+from swarm.core.limits import TIMEOUT_S_MAX
+
 Fault = Literal["client", "node", "network", "other"]
 
 
@@ -169,9 +171,9 @@ def no_node_responsible() -> NodeUnreachable:
 
 
 def checked_timeout(seconds: object) -> float:
-    """A timeout as a program gives it. BadArgument unless it is a number above 0."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise BadArgument(f"a timeout is a number of seconds above 0, not {seconds!r:.40}")
+    """A timeout as a program gives it. BadArgument unless it is a number above 0, and not beyond what poll(2) takes."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= TIMEOUT_S_MAX:
+        raise BadArgument(f"a timeout is a number of seconds above 0, at most {TIMEOUT_S_MAX:g}, not {seconds!r:.40}")
     return float(seconds)
 
 

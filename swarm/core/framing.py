@@ -112,16 +112,17 @@ class FrameDecoder:
                     messages = self._decode(body, compressed=header[0] >= 0x80)
                 self._start = end
                 if end == len(self.partial):
-                    self._clear()
+                    self.clear()
                 return messages
         if self._start == len(self.partial):
-            self._clear()
+            self.clear()
         else:
             del self.partial[: self._start]
             self._start = 0
         return None
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Forgets what was not decoded."""
         self.partial = bytearray()  # and not clear(), which keeps the memory of the largest frame
         self._start = 0
 

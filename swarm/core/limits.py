@@ -29,6 +29,8 @@ CREDIT_MAX = 64  # batches a stream may be ahead of its client
 OUTPUT_BYTES_MAX = 1 * MIB  # past it, requests of a client that does not read are left unread
 HELLO_TIMEOUT_S = 10.0
 UNFINISHED_FRAME_TIMEOUT_S = 60.0  # a client that stops in the middle of a frame does not keep its memory for ever
+UNFINISHED_SHARE = 1 / 16  # of memory_limit (or two frames) that all connections' input may take that waits for more
+UNFINISHED_BYTES_FREE = 16 * KIB  # of one connection, whatever the others hold: so much is an ordinary request
 STALLED_OUTPUT_TIMEOUT_S = 60.0  # a client that reads nothing for so long is gone
 CONNECTIONS_MAX = 4096  # default, per node
 
@@ -45,10 +47,20 @@ LARGE_RESULT_BYTES = 64 * KIB  # values that together are above it are encoded, 
 CHANNELS_MAX = 4096  # default, per node: each costs memory, and lines in stats.log
 RECORD_OVERHEAD_BYTES = 128  # what a record takes besides its key and value, measured (bench/README.md)
 
+# A listener: one request that is told the changes of a channel.
+LISTENERS_MAX = 1024  # per node: each makes every write to its channel dearer, and may hold what is below
+LISTENER_BYTES_MAX = 1 * MIB  # keys and values that it has not been told yet; beyond, it loses them
+LISTENER_CHANGES_MAX = 16384  # the same for small ones, some 1 ms to encode
+# A batch in parts (put many with reserve).
+RESERVED_SHARE = 1 / 2  # of memory_limit that is kept aside at most, for all batches together
+RESERVE_TIMEOUT_S = 60.0  # what is kept aside and not used for so long, twice as long at most, is free again
+
 # A client.
 CLIENT_REQUESTS_MAX = 65536  # waiting for their answers, per connection
 CLIENT_PARTS_BYTES = 2 * MIB  # parts of one batch on their way to a node at the same time
 CLIENT_STREAM_CREDIT = 4  # batches in flight that keep a stream busy
+TIMEOUT_S_MAX = 1e6  # of a request, 11 days: poll(2) counts milliseconds in 31 bits
+CLIENT_SILENCE_S = 15.0  # nothing comes for so long, though a request's time was over: the connection is made anew
 BACKOFF_FIRST_S = 0.01  # before the first attempt to connect again, then twice as long each time
 BACKOFF_MAX_S = 2.5
 
@@ -56,5 +68,7 @@ assert FRAME_BYTES_MAX >= 2 * VALUE_BYTES_MAX + KEY_BYTES_MAX + CHANNEL_LENGTH_M
 assert HELLO_BYTES_MAX < BATCH_BYTES < FRAME_BYTES_PLAIN < FRAME_BYTES_MAX
 assert BATCH_BYTES <= OUTPUT_BYTES_MAX
 assert SPIN_S < LINGER_S < TURN_SECONDS_MAX
+assert max(LISTENER_BYTES_MAX, VALUE_BYTES_MAX) + VALUE_BYTES_MAX + 8 * LISTENER_CHANGES_MAX <= FRAME_BYTES_MAX
+assert LISTENER_CHANGES_MAX >= BATCH_RECORDS_MAX
 assert CLIENT_STREAM_CREDIT <= CREDIT_MAX
 assert KEY_BYTES_MAX + 8 <= 511

@@ -6,7 +6,8 @@
 
 Whatever a peer says may end up in a log, so what is not printable is escaped: only a new event begins a line that is
 not indented. Each line is one write(2), so nothing is held back when the process dies. A line that cannot be written
-(disk full, device gone) is dropped and counted, for a node shall not stop because of its log.
+(disk full, device gone) is dropped and counted, for a node shall not stop because of its log; the next one that can
+be written follows a line in root.log that tells how many are missing.
 """
 
 import contextlib
@@ -14,9 +15,13 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+SELDOM_S = 10.0
 
 
 def open_logs(directory: Path, *, console: bool) -> "Logs":
@@ -25,7 +30,7 @@ def open_logs(directory: Path, *, console: bool) -> "Logs":
     console: events go to stderr too. Raises OSError where the files cannot be opened.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    root = _LogFile(directory / "root.log")
+    root = _LogFile(directory / "root.log", _lines_lost)
     try:
         stats = _LogFile(directory / "stats.log")
     except OSError:
@@ -41,6 +46,7 @@ class Logs:
         self._root = root
         self._stats = stats
         self._handlers = handlers
+        self._stats_told = 0  # lines of stats.log that were lost, and root.log tells of
         self._level_before = logging.root.level
         logging.root.setLevel(logging.INFO)
         for handler in handlers:
@@ -52,10 +58,12 @@ class Logs:
         """Lines of both files that could not be written; the first of each file is told on stderr."""
         return self._root.lines_lost + self._stats.lines_lost
 
-    def stats(self, values: Mapping[str, object]) -> None:
-        """Append one line. Keys are without spaces and colons; floats are written with some six digits."""
-        assert all(key.isprintable() and not {" ", ":"} & set(key) for key in values), values
-        self._stats.write(" ".join([_utc(time.time()), *(f"{key}:{_figure(value)}" for key, value in values.items())]))
+    def stats(self, parts: Iterable[str]) -> None:
+        """Append one line. parts: of `figures`, in their order."""
+        lost = self._stats.lines_lost
+        if self._stats.write(" ".join([_utc(time.time()), *filter(None, parts)])) and lost > self._stats_told:
+            log.warning("%d lines of stats.log were lost: they could not be written", lost - self._stats_told)
+            self._stats_told = lost
 
     def reopen(self) -> None:
         """Go on in new files, after logrotate has moved the present ones (SIGHUP); no line is lost.
@@ -66,7 +74,7 @@ class Logs:
             try:
                 file.reopen()
             except OSError as error:
-                logging.getLogger(__name__).error("%s cannot be reopened: %s", file.path, error)
+                log.error("%s cannot be reopened: %s", file.path, error)
 
     def close(self) -> None:
         for handler in self._handlers:
@@ -77,25 +85,70 @@ class Logs:
         self._stats.close()
 
 
+class SeldomLog:
+    """Events that strangers can cause as often as they like: some lines in SELDOM_S, and then how many more there
+    were. So nobody fills the disk."""
+
+    def __init__(
+        self, log: logging.Logger, level: int, lines_max: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log = log
+        self._level = level
+        self._lines_max = lines_max
+        self._clock = clock
+        self._begun = clock()
+        self._told = 0
+        self._untold = 0
+
+    def tell(self, text: str) -> None:
+        self.look()
+        if self._told < self._lines_max:
+            self._told += 1
+            self._log.log(self._level, "%s", text)
+        else:
+            self._untold += 1
+
+    def look(self) -> None:
+        """To be called now and then: tells of what was not told, once its time is over."""
+        if self._clock() - self._begun >= SELDOM_S:
+            if self._untold:
+                self._log.log(self._level, "%d more like the last were not told, in %.0f s", self._untold, SELDOM_S)
+            self._begun = self._clock()
+            self._told = self._untold = 0
+
+
 class _LogFile:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tell_lost: Callable[[int], str] | None = None) -> None:
+        """tell_lost: makes the line that stands where so many lines are missing."""
         self.path = path
         self.lines_lost = 0
+        self._tell_lost = tell_lost
+        self._lost_told = 0
         self._file = path.open("ab", buffering=0)
         self._torn = False  # the file ends in a part of a lost line
         self._lock = threading.Lock()
 
-    def write(self, line: str) -> None:
+    def write(self, line: str) -> bool:
+        """Whether it could be written."""
         with self._lock:
-            rest = (b"\n" if self._torn else b"") + line.encode() + b"\n"
-            try:
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-                    self._torn = bool(rest)
-            except OSError as error:
-                self.lines_lost += 1
-                if self.lines_lost == 1:
-                    _tell(f"{self.path} cannot be written, lines are lost: {error}")
+            missing = self.lines_lost - self._lost_told
+            if missing and self._tell_lost is not None and self._append(self._tell_lost(missing)):
+                self._lost_told += missing
+            written = self._append(line)
+            self.lines_lost += not written
+            return written
+
+    def _append(self, line: str) -> bool:
+        rest = (b"\n" if self._torn else b"") + line.encode() + b"\n"
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+                self._torn = bool(rest)
+        except OSError as error:
+            if self.lines_lost == 0:
+                _tell(f"{self.path} cannot be written, lines are lost: {error}")
+            return False
+        return True
 
     def reopen(self) -> None:
         file = self.path.open("ab", buffering=0)
@@ -132,6 +185,20 @@ class _OneLineFormatter(logging.Formatter):
         return "\n    ".join(map(_escape, lines))
 
 
+def _lines_lost(count: int) -> str:
+    return f"{_utc(time.time())} WARNING {__name__}: {count} lines before this one were lost: they could not be written"
+
+
+def figures(values: Mapping[str, object]) -> str:
+    """Figures as they stand in stats.log. Keys are without spaces and colons; floats are written with some six
+    digits."""
+    text = " ".join([f"{key}:{_figure(value)}" for key, value in values.items()])
+    assert text.isprintable()
+    assert text.count(" ") == max(len(values) - 1, 0), "a space in a key"
+    assert not any(":" in key for key in values), "a colon in a key"
+    return text
+
+
 def _escape(text: str) -> str:
     if text.isprintable():
         return text
@@ -139,6 +206,8 @@ def _escape(text: str) -> str:
 
 
 def _figure(value: object) -> str:
+    if type(value) is int:
+        return str(value)
     if isinstance(value, float):
         return f"{value:.6g}" if abs(value) < 1e5 else f"{value:.0f}"
     return _escape(str(value)).replace(" ", r"\x20")

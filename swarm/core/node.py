@@ -17,9 +17,10 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -27,18 +28,19 @@ import trio
 
 from swarm.core import limits, protocol
 from swarm.core.config import Address, parse_duration, parse_size
-from swarm.core.logs import Logs
+from swarm.core.logs import Logs, figures
 from swarm.core.protocol import Limits
 from swarm.core.request_handler import Service
 from swarm.core.select_listener import SelectListener
 from swarm.core.stats import flatten
-from swarm.core.storage_channels import MemoryBudget, StorageChannels
+from swarm.core.storage_channels import MemoryBudget, StorageChannels, StorageEngine
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 2.0
 BACKLOG = 1024  # connections that wait to be accepted
 OVERLOAD_LAG_S = 0.1
+CHANNELS_PER_STEP = 128  # of a line of stats.log, some 1 ms
 
 
 class NodeError(Exception):
@@ -118,6 +120,7 @@ class Node:
         self._started = time.monotonic()
         self._stop_requested = trio.Event()
         self.lag_s = 0.0
+        service.unfinished_bytes_max = max(int(budget.limit * limits.UNFINISHED_SHARE), service.unfinished_bytes_max)
         service.handle(protocol.PING, lambda: None)
         service.handle(protocol.STATS, lambda _: self.statistics(), "batch")
         channels.add_handlers(service)
@@ -132,6 +135,8 @@ class Node:
         self.listener = listener = SelectListener(self.service, listeners, self._connections_max)
         async with trio.open_nursery() as background:
             background.start_soon(self._write_stats)
+            for function in self.service.background:
+                background.start_soon(function)
             async with trio.open_nursery() as streams:
                 self.service.nursery = streams
                 async with trio.open_nursery() as serving:
@@ -145,7 +150,7 @@ class Node:
                 streams.cancel_scope.cancel()
             self.service.commit()
             background.cancel_scope.cancel()
-        self._write_stats_line()
+        self._write_stats_line(self._stats_line())
 
     def stop(self) -> None:
         """Begins the ordered stop; run() returns when it is done."""
@@ -170,6 +175,10 @@ class Node:
 
     def statistics(self) -> dict[str, Any]:
         """All that the node counts, since it was started; times in seconds, sizes in bytes."""
+        return self._counts() | {"channel": _channel_counts(self.channels.items())}
+
+    def _counts(self) -> dict[str, Any]:
+        """All but what is counted for each channel."""
         channels, records, record_bytes = self.channels.size()
         return {
             "uptime_s": round(time.monotonic() - self._started, 1),
@@ -179,21 +188,20 @@ class Node:
             "protocol_errors": self.service.protocol_errors,
             "bytes_in": self.service.bytes_in,
             "bytes_out": self.service.bytes_out,
+            "unfinished_bytes": self.service.unfinished_bytes,
             "lag_s": round(self.lag_s, 4),
             "rss_bytes": resident_bytes(),
             "memory_used": self.budget.used,
+            "memory_reserved": self.budget.reserved,
             "memory_limit": self.budget.limit,
             "channels": channels,
             "records": records,
             "bytes": record_bytes,
+            **{name: value for more in self.service.more_statistics for name, value in more().items()},
             "request": {
                 handler.request.name: handler.statistics.snapshot()
                 for handler in self.service.handlers.values()
                 if handler.statistics.handled or handler.statistics.in_flight or handler.statistics.failed
-            },
-            "channel": {
-                name: {"records": engine.records, "bytes": engine.record_bytes}
-                for name, engine in self.channels.items()
             },
         }
 
@@ -204,11 +212,26 @@ class Node:
             self.lag_s = trio.current_time() - due
             if self.lag_s > OVERLOAD_LAG_S:
                 log.warning("the loop lags %.0f ms behind: the node has more to do than it can", self.lag_s * 1e3)
-            self._write_stats_line()
+            parts = []
+            for part in self._stats_line():
+                parts.append(part)
+                await trio.lowlevel.checkpoint()
+            self._write_stats_line(parts)
 
-    def _write_stats_line(self) -> None:
+    def _stats_line(self) -> Iterator[str]:
+        """What statistics() holds, as it stands in stats.log: made in steps, since a node may have many channels."""
+        yield figures(flatten(self._counts()))
+        channels = self.channels.items()
+        while some := list(islice(channels, CHANNELS_PER_STEP)):
+            yield figures(flatten({"channel": _channel_counts(some)}))
+
+    def _write_stats_line(self, parts: Iterable[str]) -> None:
         if self._logs:
-            self._logs.stats(flatten(self.statistics()))
+            self._logs.stats(parts)
+
+
+def _channel_counts(channels: Iterable[tuple[str, StorageEngine]]) -> dict[str, dict[str, int]]:
+    return {name: {"records": engine.records, "bytes": engine.record_bytes} for name, engine in channels}
 
 
 def listen(address: Address) -> socket.socket:

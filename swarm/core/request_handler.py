@@ -4,16 +4,18 @@ A handler is one of three:
 
     at once   def get(channel, key) -> result            single records; microseconds
     batch     def put_many(connection, …) -> result      bounded, but the clock is looked at after each
-    stream    def get_all(channel, …) -> iterator        of batches; drawn by a trio task as the client grants credit
+    stream    def get_all(channel, …) -> iterator        of batches; drawn by a trio task as the client grants credit.
+                                                         In place of a batch it may give a Signal: it has none until
+                                                         that is set. If it has close(), that is called at the end.
 
 Handlers at once and batches run inside the listener's pass and never await. The batches of a stream are made one
 at a time between passes: whichever streams run, a client with one request waits for one batch at most.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import trio
 
@@ -44,6 +46,38 @@ class StreamConnection(Protocol):
     def stream_ended(self, request_id: int) -> None: ...
 
 
+@runtime_checkable
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class Signal:
+    """What a stream waits for. While it waits the stream does not count as busy, from set() on it does."""
+
+    __slots__ = ("_event", "_service", "_waiting")
+
+    def __init__(self, service: "Service") -> None:
+        self._service = service
+        self._event = trio.Event()
+        self._waiting = 0
+
+    def set(self) -> None:
+        self._event.set()
+        self._service.streams_waiting -= self._waiting
+        self._waiting = 0
+
+    async def wait(self) -> None:
+        if not self._event.is_set():
+            self._waiting += 1
+            self._service.streams_waiting += 1
+            try:
+                await self._event.wait()
+            finally:
+                if not self._event.is_set():
+                    self._waiting -= 1
+                    self._service.streams_waiting -= 1
+
+
 @dataclass
 class Service:
     """All that the connections of one node share. Knows nothing of sockets.
@@ -65,9 +99,17 @@ class Service:
         self.turn = trio.StrictFIFOLock()
         """Held by the one stream that is making a batch."""
         self.nursery: trio.Nursery | None = None
+        self.streams_waiting = 0
         self.bytes_in = 0
         self.bytes_out = 0
         self.protocol_errors = 0
+        self.more_statistics: list[Callable[[], dict[str, Any]]] = []
+        """What this kind of node counts besides what all of them do."""
+        self.unfinished_bytes = 0
+        """What all connections hold of frames that have not come completely, or were not carried out."""
+        self.unfinished_bytes_max = 2 * limits.FRAME_BYTES_MAX
+        self.background: list[Callable[[], Awaitable[None]]] = []
+        """What this kind of node does besides answering, while it runs."""
 
     def handle(
         self, request: Request, function: Callable[..., Any], mode: Literal["at once", "batch"] = "at once"
@@ -89,6 +131,11 @@ class Service:
     @property
     def streams_running(self) -> int:
         return len(self.nursery.child_tasks) if self.nursery else 0
+
+    @property
+    def streams_busy(self) -> int:
+        """Those of them that want the loop now, and do not wait for a Signal."""
+        return self.streams_running - self.streams_waiting
 
     def in_steps(self, steps: Iterator[None]) -> None:
         """Begins something now, and goes on with it between passes, if there are passes."""
@@ -126,7 +173,7 @@ class Stream:
         self._handler = handler
         self._request_id = request_id
         self._credit = credit
-        self._credit_granted = trio.Event()
+        self._credit_granted = Signal(service)
         self._scope = trio.CancelScope()
         self._connection_ended = False
 
@@ -144,6 +191,13 @@ class Stream:
         self._scope.cancel()
 
     async def run(self, batches: Iterator[object]) -> None:
+        try:
+            await self._run(batches)
+        finally:
+            if isinstance(batches, Closable):
+                batches.close()
+
+    async def _run(self, batches: Iterator[object]) -> None:
         statistics = self._handler.statistics
         statistics.in_flight += 1
         begun = trio.current_time()
@@ -166,12 +220,15 @@ class Stream:
     async def _send_all(self, batches: Iterator[object]) -> None:
         while True:
             while self._credit == 0:
-                self._credit_granted = trio.Event()
+                self._credit_granted = Signal(self._service)
                 await self._credit_granted.wait()
             await self._connection.room_for_output()
             async with self._service.turn:
                 batch = next(batches, None)
             if batch is None:
                 return
+            if isinstance(batch, Signal):
+                await batch.wait()
+                continue
             self._credit -= 1
             self._connection.send_reply(self._request_id, protocol.BATCH, batch)

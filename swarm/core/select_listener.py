@@ -8,8 +8,12 @@
 
 Why not one trio task a connection: waking a task for each socket costs more than the request that it brings
 (docs/decisions/0002-one-epoll-set.md). Inside a pass there is no await; what ends it is its time, and each connection
-is read RECEIVE_BYTES at most. Trio's own tasks (streams, timers, signals) run between turns; while streams are running
+is read RECEIVE_BYTES at most. Trio's own tasks (streams, timers, signals) run between turns; while streams are busy
 a turn is one pass, so that they share the loop with requests.
+
+Who has asked waits for one slot of each connection whose input came before, and one of left-over requests in each of
+these passes; a slot ends with the request in which the pass's time is over. Once the others have requests left they
+are not read, so it is one pass.
 
 A connection is in one of these states, and what epoll is asked for follows from it:
 
@@ -31,8 +35,9 @@ from time import perf_counter
 import trio
 
 from swarm.core import limits
-from swarm.core.connection_handler import ConnectionHandler
-from swarm.core.errors import ProtocolError, ShuttingDown, SwarmError, TooManyConnections
+from swarm.core.connection_handler import ConnectionHandler, no_hello, unfinished_frame
+from swarm.core.errors import ShuttingDown, SwarmError, TooManyConnections
+from swarm.core.logs import SeldomLog
 from swarm.core.request_handler import Service
 
 log = logging.getLogger(__name__)
@@ -42,8 +47,8 @@ EVENTS_PER_POLL = 256
 FRAMES_PER_SEND = 64
 SWEEP_S = 1.0
 ACCEPT_PAUSE_S = 0.1
-TELL_S = 10.0
 WAITS_AVERAGED = 8
+CLOSED_LINES_MAX = 20  # of connections that a stranger made the node close, in SELDOM_S
 
 # What accept(2) may fail with, and what is done about it. Anything else is a bug and crashes the node.
 ACCEPT_IGNORED = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})  # this client is gone already
@@ -98,9 +103,10 @@ class SelectListener:
         self._receive_buffer = bytearray(limits.RECEIVE_BYTES)
         self._receive_view = memoryview(self._receive_buffer)
         self._epoll = select.epoll()
-        self._told = -TELL_S
         self._usual_wait_s = limits.LINGER_S
         """Moving average of how long it took until something was ready."""
+        self._closed_log = SeldomLog(log, logging.WARNING, CLOSED_LINES_MAX)
+        self._crowd_log = SeldomLog(log, logging.ERROR, 1)
         self.accepted = 0
         self.refused = 0
         for sock in listeners:
@@ -158,7 +164,7 @@ class SelectListener:
             self._events = []
             self._pass(events, now, now + limits.PASS_SECONDS_MAX)
             now = perf_counter()
-            if self._service.streams_running or now - begun > limits.TURN_SECONDS_MAX:
+            if self._service.streams_busy or now - begun > limits.TURN_SECONDS_MAX:
                 return
             if self._busy:
                 events = self._events or self._epoll.poll(0, EVENTS_PER_POLL)
@@ -338,20 +344,13 @@ class SelectListener:
                 )
 
     def _pause_accepting(self, error: OSError) -> None:
-        self._tell_seldom(
+        self._crowd_log.tell(
             f"cannot accept connections: {error}; raise the limit on open files (LimitNOFILE=); trying again"
         )
         for fd in self._listeners:
             self._epoll.modify(fd, 0)
         assert self._service.nursery is not None
         self._service.nursery.start_soon(self._resume_accepting)
-
-    def _tell_seldom(self, text: str) -> None:
-        """Of what a crowd of clients can cause many times a second, one line in TELL_S."""
-        now = perf_counter()
-        if now - self._told > TELL_S:
-            self._told = now
-            log.error("%s", text)
 
     async def _resume_accepting(self) -> None:
         await trio.sleep(ACCEPT_PAUSE_S)
@@ -363,22 +362,25 @@ class SelectListener:
         while True:
             await trio.sleep(SWEEP_S)
             now = perf_counter()
+            self._closed_log.look()
+            self._crowd_log.look()
             for connection in list(self._waiting):
                 waited = now - connection.waiting_since
                 if connection.handler.output:
                     if waited > limits.STALLED_OUTPUT_TIMEOUT_S:
-                        log.warning("%s: connection closed: it has read no answer for %.0f s", connection.peer, waited)
+                        self._closed_log.tell(
+                            f"{connection.peer}: connection closed: it has read no answer for {waited:.0f} s"
+                        )
                         self._drop(connection)
                 elif not connection.handler.greeted and waited > limits.HELLO_TIMEOUT_S:
-                    self._refuse(connection, ProtocolError(f"no hello came within {limits.HELLO_TIMEOUT_S:.0f} s"))
+                    self._refuse(connection, no_hello())
 
             for connection in list(self._connections.values()):
                 size = connection.handler.unfinished_bytes
                 if size != connection.unfinished_bytes or not size or connection.handler.pending:
                     connection.unfinished_bytes, connection.unfinished_since = size, now
                 elif now - connection.unfinished_since > limits.UNFINISHED_FRAME_TIMEOUT_S:
-                    waited_s = limits.UNFINISHED_FRAME_TIMEOUT_S
-                    self._refuse(connection, ProtocolError(f"nothing more came of a frame for {waited_s:.0f} s"))
+                    self._refuse(connection, unfinished_frame())
 
     def _refuse(self, connection: _Connection, error: SwarmError) -> None:
         connection.handler.refuse(error)
@@ -387,11 +389,11 @@ class SelectListener:
     def _close_connection(self, connection: _Connection) -> None:
         notice = connection.handler.notice
         if isinstance(notice, TooManyConnections):
-            self._tell_seldom(
+            self._crowd_log.tell(
                 f"{connection.peer}: connection refused: {notice} (refused since the start: {self.refused})"
             )
         elif notice is not None and not isinstance(notice, ShuttingDown):
-            log.warning("%s: connection closed: %s", connection.peer, notice)
+            self._closed_log.tell(f"{connection.peer}: connection closed: {notice}")
         if notice is not None and not connection.input_ended:
             # Input that was not read would make close() send a reset, and a reset takes the notice from the client.
             try:

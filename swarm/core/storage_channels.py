@@ -32,11 +32,13 @@ class StorageEngine(Protocol):
 class MemoryBudget:
     """The memory that the records of a node may take, in bytes."""
 
-    __slots__ = ("free", "limit")
+    __slots__ = ("free", "limit", "reserved")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.free = limit
+        self.reserved = 0
+        """Of what is not free: kept aside for records that have not come yet."""
 
     @property
     def used(self) -> int:
@@ -61,6 +63,8 @@ class StorageChannels(Generic[Engine]):
         self._channels: dict[str, Engine] = {}
         self.get = self._channels.get
         """The engine of a channel; None if there is none."""
+        self.on_remove: Callable[[str], None] = lambda name: None
+        """Called with the name of a channel that was removed."""
 
     def __len__(self) -> int:
         return len(self._channels)
@@ -106,6 +110,7 @@ class StorageChannels(Generic[Engine]):
         engine = self._channels.pop(str(name), None)
         if engine is not None:
             service.in_steps(engine.remove())
+            self.on_remove(str(name))
         return engine is not None
 
 

@@ -1,13 +1,13 @@
 """Drives a ConnectionHandler over any trio stream: memory streams, and what epoll cannot watch."""
 
 import logging
+import math
 from time import perf_counter
 
 import trio
 
 from swarm.core import limits
-from swarm.core.connection_handler import ConnectionHandler
-from swarm.core.errors import ProtocolError
+from swarm.core.connection_handler import ConnectionHandler, no_hello, unfinished_frame
 from swarm.core.request_handler import Service
 
 log = logging.getLogger(__name__)
@@ -41,10 +41,10 @@ async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
 
     async def receive() -> None:
         while not handler.closing:
-            with trio.move_on_after(limits.HELLO_TIMEOUT_S if not handler.greeted else float("inf")) as hello:
+            with trio.move_on_after(_patience_s(handler)) as waiting:
                 data = await stream.receive_some(limits.RECEIVE_BYTES)
-            if hello.cancelled_caught:
-                handler.refuse(ProtocolError(f"no hello came within {limits.HELLO_TIMEOUT_S:.0f} s"))
+            if waiting.cancelled_caught:
+                handler.refuse(no_hello() if not handler.greeted else unfinished_frame())
             elif not data:
                 handler.end_of_input()
             else:
@@ -73,3 +73,10 @@ async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
         pass  # the peer is gone, as peers may be at any time
     finally:
         handler.end()
+
+
+def _patience_s(handler: ConnectionHandler) -> float:
+    """How long to wait for more input."""
+    if not handler.greeted:
+        return limits.HELLO_TIMEOUT_S
+    return limits.UNFINISHED_FRAME_TIMEOUT_S if handler.unfinished_bytes else math.inf

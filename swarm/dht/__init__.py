@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from swarm.dht.events import Event
+
 if TYPE_CHECKING:
     from swarm.dht.client import DhtClient as DhtClient
 
-__all__ = ["DhtClient"]
+__all__ = ["DhtClient", "Event"]
 
 
 def __getattr__(name: str) -> object:

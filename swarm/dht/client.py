@@ -1,10 +1,11 @@
 """The dht client for programs under trio and under asyncio."""
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
+
+import anyio
 
 import swarm.dht.operations as operations
 import swarm.dht.protocol as protocol
@@ -15,7 +16,9 @@ from swarm.core.nodes_file import node_addresses
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.core.transports import connect_socket
+from swarm.dht.events import Listening
 from swarm.dht.hash_range import HashRange
+from swarm.dht.listen import Events, Mirror
 from swarm.dht.operations import Key, Walk
 from swarm.dht.ring import Ring, RingProblem
 
@@ -119,13 +122,54 @@ class DhtClient(AsyncClient):
         key_prefix and whose value contains substring.
 
         Every record that exists from begin to end is given exactly once, whatever is written meanwhile. Goes on
-        after a broken connection. Raises ChannelRemoved if the channel is removed meanwhile.
+        after a broken connection. Nodes are read one after another: if the channel is removed meanwhile, ChannelRemoved
+        is raised where that ends the reading of a node. A node that is read after it was removed there gives nothing,
+        as it gives no record that was removed before its turn.
         """
         return Records(self, protocol.GET_ALL, channel, key_prefix, substring)
 
     def get_all_keys(self, channel: str, *, key_prefix: Key = b"", substring: bytes = b"") -> "Records[bytes]":
         """All keys of a channel; otherwise as get_all."""
         return Records(self, protocol.GET_ALL_KEYS, channel, key_prefix, substring)
+
+    def listen(self, channel: str, *, key_prefix: Key = b"", refresh: bool = False) -> Events:
+        """What changes in a channel, for ever: Events, from now on; with refresh all records that exist come first.
+
+            async with dht.listen("channel") as events:
+                ...                                           # from here on every change is told
+                async for event in events: ...
+
+        `async for event in dht.listen(…)` alone begins with its first step. The channel need not exist. key_prefix:
+        only records whose key begins with it.
+
+        It goes on when a connection breaks: then, and when this program is too slow, changes are lost. That is told,
+        and a refresh follows. Each event says what it means (swarm.dht.Event); this keeps a dict up to date:
+
+            records = {}
+            async for event in dht.listen("channel", refresh=True):
+                match event.kind:
+                    case "put":
+                        records[event.key] = event.value
+                    case "removed":
+                        records.pop(event.key, None)
+                    case "channel removed" | "refresh begins":
+                        for key in event.among(records):
+                            del records[key]
+
+        Entering it raises NodeUnreachable or RequestTimeout unless every node has answered within the timeout.
+        """
+        return Events(self, Listening(self._ring, channel, key_prefix, refresh))
+
+    def mirror(self, channel: str, *, key_prefix: Key = b"") -> Mirror:
+        """The records of a channel, in the memory of this program and kept up to date; reading them waits for nothing.
+
+            async with dht.mirror("channel") as mirror:
+                await mirror.ready()
+                mirror.records[b"key"]
+
+        key_prefix: only records whose key begins with it. Entering it raises what entering listen() raises.
+        """
+        return Mirror(self, Listening(self._ring, channel, key_prefix, refresh=True))
 
     async def channels(self) -> list[str]:
         """The names of all channels, sorted."""
@@ -231,7 +275,7 @@ class Records(Generic[Record]):
             raise
 
     async def _receive_batch(self) -> Any:
-        give_up = time.monotonic() + self._client._timeout_s
+        give_up = anyio.current_time() + self._client._timeout_s
         while True:
             if self._stream is None:
                 call = await self._client._run(self._walk.next_call())
@@ -243,7 +287,7 @@ class Records(Generic[Record]):
                 batch = await self._stream.next()
             except ConnectionLost:
                 self._stream = None
-                if time.monotonic() > give_up:
+                if anyio.current_time() > give_up:
                     raise
                 continue
             if batch is not None:

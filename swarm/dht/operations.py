@@ -16,8 +16,8 @@ import swarm.dht.protocol as protocol
 from swarm.core import protocol as core
 from swarm.core.client_session import WAIT_FOR_NODES, Call, Steps
 from swarm.core.errors import BadArgument, BadKey, Conflict, SwarmError
-from swarm.core.limits import BATCH_BYTES, BATCH_RECORDS_MAX, RECORD_OVERHEAD_BYTES
-from swarm.core.protocol import DEFAULT_LIMITS, Request
+from swarm.core.limits import RECORD_OVERHEAD_BYTES
+from swarm.core.protocol import Limits, Request
 from swarm.dht.hash_range import HashRange, hash_key
 from swarm.dht.ring import Ring
 
@@ -25,18 +25,22 @@ Key = bytes | str
 """str is encoded as UTF-8."""
 Pairs = Mapping[Key, bytes] | Iterable[tuple[Key, bytes]]
 
-PART_BYTES = BATCH_BYTES - 8 * BATCH_RECORDS_MAX  # of keys and values: msgpack adds less than 8 bytes to a record
 GET_PART_RECORDS = 2048  # parts of a large get many: small enough that node and client work at the same time
 PUT_PART_RECORDS = 1024  # parts of a large put many: small enough that the node's other clients hardly notice
 
 check_channel = lru_cache(maxsize=1024)(core.check_channel)
 
 
-def encode_key(key: Key) -> bytes:
+def encode_key(key: Key, node_limits: Limits) -> bytes:
     """The bytes of a key. Raises BadKey."""
     encoded = _utf8(key) if isinstance(key, str) else key
-    protocol.check_key(encoded, DEFAULT_LIMITS)
+    protocol.check_key(encoded, node_limits)
     return encoded
+
+
+def encode_prefix(key_prefix: Key) -> bytes:
+    """The bytes of a key prefix; its length is not checked."""
+    return _utf8(key_prefix) if isinstance(key_prefix, str) else key_prefix
 
 
 def _utf8(key: str) -> bytes:
@@ -46,7 +50,7 @@ def _utf8(key: str) -> bytes:
         raise BadKey(f"a key that is text has no UTF-8: {error}") from error
 
 
-def _all_nodes(ring: Ring) -> Steps[list[int]]:
+def all_nodes(ring: Ring) -> Steps[list[int]]:
     while not ring.complete:
         yield WAIT_FOR_NODES
     return list(ring.in_order())
@@ -54,45 +58,50 @@ def _all_nodes(ring: Ring) -> Steps[list[int]]:
 
 def put(ring: Ring, channel: str, key: Key, value: bytes) -> Steps[None]:
     check_channel(channel)
-    key = encode_key(key)
+    key = encode_key(key, ring.limits)
     protocol.check_value(value, ring.limits, key)
     while (node := ring.node_of(key)) is None:
         yield WAIT_FOR_NODES
-        protocol.check_value(value, ring.limits, key)  # with what a node's hello has told
+        protocol.check_key(key, ring.limits)  # with what a node's hello has told
+        protocol.check_value(value, ring.limits, key)
     yield Call(node, protocol.PUT, (channel, key, value))
 
 
 def get(ring: Ring, channel: str, key: Key) -> Steps[bytes | None]:
     check_channel(channel)
-    key = encode_key(key)
+    key = encode_key(key, ring.limits)
     while (node := ring.node_of(key)) is None:
         yield WAIT_FOR_NODES
+        protocol.check_key(key, ring.limits)  # with what a node's hello has told
     return (yield Call(node, protocol.GET, (channel, key)))  # type: ignore[no-any-return]
 
 
 def exists(ring: Ring, channel: str, key: Key) -> Steps[bool]:
     check_channel(channel)
-    key = encode_key(key)
+    key = encode_key(key, ring.limits)
     while (node := ring.node_of(key)) is None:
         yield WAIT_FOR_NODES
+        protocol.check_key(key, ring.limits)  # with what a node's hello has told
     return (yield Call(node, protocol.EXISTS, (channel, key)))  # type: ignore[no-any-return]
 
 
 def remove(ring: Ring, channel: str, key: Key) -> Steps[bool]:
     check_channel(channel)
-    key = encode_key(key)
+    key = encode_key(key, ring.limits)
     while (node := ring.node_of(key)) is None:
         yield WAIT_FOR_NODES
+        protocol.check_key(key, ring.limits)  # with what a node's hello has told
     return (yield Call(node, protocol.REMOVE, (channel, key)))  # type: ignore[no-any-return]
 
 
 def put_if_absent(ring: Ring, channel: str, key: Key, value: bytes) -> Steps[bool]:
     check_channel(channel)
-    key = encode_key(key)
+    key = encode_key(key, ring.limits)
     protocol.check_value(value, ring.limits, key)
     while (node := ring.node_of(key)) is None:
         yield WAIT_FOR_NODES
-        protocol.check_value(value, ring.limits, key)  # with what a node's hello has told
+        protocol.check_key(key, ring.limits)  # with what a node's hello has told
+        protocol.check_value(value, ring.limits, key)
     try:
         yield Call(node, protocol.UPDATE, (channel, key, None, value))
     except Conflict:
@@ -104,11 +113,12 @@ def update(
     ring: Ring, channel: str, key: Key, function: Callable[[bytes | None], bytes | None], attempts: int
 ) -> Steps[bytes | None]:
     check_channel(channel)
-    key = encode_key(key)
+    key = encode_key(key, ring.limits)
     if attempts < 1:
         raise BadArgument(f"attempts is at least 1, not {attempts}")
     while (node := ring.node_of(key)) is None:
         yield WAIT_FOR_NODES
+        protocol.check_key(key, ring.limits)  # with what a node's hello has told
     while True:
         old = yield Call(node, protocol.GET, (channel, key))
         new = function(old)
@@ -130,14 +140,14 @@ def put_many(ring: Ring, channel: str, records: Pairs) -> Steps[None]:
     """Checks everything before anything is sent. A node's part that takes several requests sends its first alone,
     which makes the node keep memory aside for the others: so it is stored as a whole or not at all."""
     check_channel(channel)
-    records = records if isinstance(records, Mapping) else _mapping(list(records))
-    keys = _encode_keys(list(records))
+    records = records if isinstance(records, Mapping) else _mapping(list(records), ring.limits)
+    keys = _encode_keys(list(records), ring.limits)
     values = list(records.values())
     if not keys:
         return
     if ring.only is not None and len(keys) <= ring.limits.batch_records and set(map(type, values)) == {bytes}:
         size = sum(map(len, keys)) + sum(map(len, values))
-        if size <= PART_BYTES:  # one request: the node checks it as a whole
+        if size <= ring.part_bytes:  # one request: the node checks it as a whole
             yield Call(ring.only, protocol.PUT_MANY, (channel, keys, values, 0), size)
             return
     known = ring.limits
@@ -164,19 +174,19 @@ def put_many(ring: Ring, channel: str, records: Pairs) -> Steps[None]:
     _raise_first(results)
 
 
-def _mapping(pairs: list[tuple[Key, bytes]]) -> dict[Key, bytes]:
+def _mapping(pairs: list[tuple[Key, bytes]], node_limits: Limits) -> dict[Key, bytes]:
     try:
         return dict(pairs)
     except (TypeError, ValueError) as error:
         for pair in pairs:
             if not isinstance(pair, Sequence) or len(pair) != 2:
                 raise BadArgument(f"records are a mapping, or pairs of key and value, not {pair!r:.80}") from error
-            encode_key(pair[0])
+            encode_key(pair[0], node_limits)
         raise
 
 
 def _check_records(ring: Ring, keys: list[bytes], values: list[bytes]) -> None:
-    if not protocol.records_size(keys, values, ring.limits.value_bytes):
+    if not protocol.records_size(keys, values, ring.limits.value_bytes, ring.limits.key_bytes):
         protocol.check_records(keys, values, ring.limits)
 
 
@@ -185,24 +195,27 @@ def _put_parts(ring: Ring, keys: list[bytes], values: list[bytes]) -> list[tuple
     ends = list(accumulate(map(add, map(len, keys), map(len, values))))
     return [
         (keys[start:stop], values[start:stop], ends[stop - 1] - (ends[start - 1] if start else 0))
-        for start, stop in _parts(ends, min(ring.limits.batch_records, PUT_PART_RECORDS))
+        for start, stop in _parts(ends, min(ring.limits.batch_records, PUT_PART_RECORDS), ring.part_bytes)
     ]
 
 
 def get_many(ring: Ring, channel: str, keys: Iterable[Key]) -> Steps[dict[Key, bytes]]:
     check_channel(channel)
     asked = list(keys)
-    encoded = _encode_keys(asked)
-    if encoded and not (all(encoded) and max(map(len, encoded)) <= DEFAULT_LIMITS.key_bytes):
-        for key in encoded:
-            protocol.check_key(key, DEFAULT_LIMITS)
+    encoded = _encode_keys(asked, ring.limits)
+    known = ring.limits
+    _check_lengths(encoded, known)
     by_node = (yield from _by_node(ring, encoded)) if encoded else []
+    if ring.limits != known:
+        _check_lengths(encoded, ring.limits)
     missing = [(node, _pick(asked, positions), _pick(encoded, positions)) for node, positions in by_node]
     found: dict[Key, bytes] = {}
     some_absent = False
     while missing:
         parts = [part for each in missing for part in _get_parts(ring, *each)]
-        calls = [Call(node, protocol.GET_MANY, (channel, part_keys), BATCH_BYTES) for node, _, part_keys in parts]
+        calls = [
+            Call(node, protocol.GET_MANY, (channel, part_keys), ring.limits.batch_bytes) for node, _, part_keys in parts
+        ]
         answers = (yield calls) if len(calls) > 1 else [(yield calls[0])]
         _raise_first(answers)
         missing = []
@@ -221,10 +234,10 @@ def _get_parts(
 ) -> Iterator[tuple[int, list[Key], list[bytes]]]:
     """Keys cut into requests: node, keys as the program gave them, keys."""
     most = min(ring.limits.batch_records, GET_PART_RECORDS)
-    if len(keys) <= most and sum(map(len, keys)) <= PART_BYTES:
+    if len(keys) <= most and sum(map(len, keys)) <= ring.part_bytes:
         yield node, names, keys
         return
-    for start, stop in _parts(list(accumulate(map(len, keys))), most):
+    for start, stop in _parts(list(accumulate(map(len, keys))), most, ring.part_bytes):
         yield node, names[start:stop], keys[start:stop]
 
 
@@ -280,7 +293,7 @@ class Walk:
         self, ring: Ring, request: Request, channel: str, key_prefix: Key, substring: bytes, credit: int
     ) -> None:
         check_channel(channel)
-        prefix = _utf8(key_prefix) if isinstance(key_prefix, str) else key_prefix
+        prefix = encode_prefix(key_prefix)
         request.check((channel, b"", prefix, substring, credit), ring.limits)
         self._ring = ring
         self._request = request
@@ -291,7 +304,7 @@ class Walk:
     def next_call(self) -> Steps[Call | None]:
         """The request to send next, None when everything was read."""
         if self._nodes is None:
-            self._nodes = yield from _all_nodes(self._ring)
+            self._nodes = yield from all_nodes(self._ring)
         if not self._nodes:
             return None
         channel, prefix, substring, credit = self._arguments
@@ -308,7 +321,7 @@ class Walk:
 
 
 def _ask_all(ring: Ring, request: Request, *arguments: Any) -> Steps[list[Any]]:
-    nodes = yield from _all_nodes(ring)
+    nodes = yield from all_nodes(ring)
     answers = yield [Call(node, request, arguments) for node in nodes]
     _raise_first(answers)
     return answers  # type: ignore[no-any-return]
@@ -321,7 +334,13 @@ def _raise_first(results: list[Any]) -> None:
             raise result
 
 
-def _encode_keys(keys: list[Any]) -> list[bytes]:
+def _check_lengths(keys: list[bytes], node_limits: Limits) -> None:
+    if keys and not (all(keys) and max(map(len, keys)) <= node_limits.key_bytes):
+        for key in keys:
+            protocol.check_key(key, node_limits)
+
+
+def _encode_keys(keys: list[Any], node_limits: Limits) -> list[bytes]:
     """The bytes of all keys. Raises BadKey for the first that is neither bytes nor str; lengths are not checked."""
     kinds = set(map(type, keys))
     if kinds <= {bytes}:
@@ -329,7 +348,7 @@ def _encode_keys(keys: list[Any]) -> list[bytes]:
     encoded = [_utf8(key) if type(key) is str else key for key in keys]
     if not kinds <= {bytes, str}:
         for key in encoded:
-            protocol.check_key(key, DEFAULT_LIMITS)
+            protocol.check_key(key, node_limits)
     return encoded
 
 
@@ -353,13 +372,13 @@ def _pick(items: list[Item], positions: list[int] | None) -> list[Item]:
     return items if positions is None else [items[position] for position in positions]
 
 
-def _parts(ends: list[int], records_max: int) -> list[tuple[int, int]]:
+def _parts(ends: list[int], records_max: int, bytes_max: int) -> list[tuple[int, int]]:
     """Cuts records into batches: where each starts and stops. ends: of each record, the bytes of all up to it."""
     parts: list[tuple[int, int]] = []
     start = 0
     while start < len(ends):
         taken = ends[start - 1] if start else 0
-        stop = bisect_right(ends, taken + PART_BYTES, start, min(start + records_max, len(ends)))
+        stop = bisect_right(ends, taken + bytes_max, start, min(start + records_max, len(ends)))
         stop = max(stop, start + 1)
         parts.append((start, stop))
         start = stop

@@ -62,7 +62,7 @@ def check_records(keys: list[Any], values: list[Any], node_limits: Limits) -> No
         check_value(value, node_limits, key)
 
 
-def records_size(keys: list[Any], values: list[Any], value_bytes: int) -> int:
+def records_size(keys: list[Any], values: list[Any], value_bytes: int, key_bytes: int = limits.KEY_BYTES_MAX) -> int:
     """Bytes of all keys and values; 0 where there are none, or check_records would find something wrong. Fast.
 
     Keys are joined because that is the fastest check of their types: of what msgpack decodes, only bytes can be.
@@ -70,13 +70,13 @@ def records_size(keys: list[Any], values: list[Any], value_bytes: int) -> int:
     if len(keys) != len(values) or set(map(type, values)) != {bytes} or not (all(keys) and all(values)):
         return 0
     try:
-        key_bytes = len(b"".join(keys))
+        size_of_keys = len(b"".join(keys))
     except TypeError:
         return 0
-    if max(map(len, keys)) > limits.KEY_BYTES_MAX:
+    if max(map(len, keys)) > key_bytes:
         return 0
     size = sum(map(len, values))
-    return 0 if size > value_bytes and max(map(len, values)) > value_bytes else key_bytes + size
+    return 0 if size > value_bytes and max(map(len, values)) > value_bytes else size_of_keys + size
 
 
 def _check_bytes(name: str, bytes_max: int) -> Parameter:
@@ -94,6 +94,11 @@ def _check_reserve(value: Any, _: Limits) -> None:
         raise BadArgument(f"reserve is a number of bytes, at least 0, or nil; not {brief(value)}")
 
 
+def _check_refresh(value: Any, _: Limits) -> None:
+    if type(value) is not bool:
+        raise BadArgument(f"refresh is a bool, not {type_name(value)}")
+
+
 def _check_cursor(value: Any, _: Limits) -> None:
     if type(value) is not bytes or 0 < len(value) < CURSOR_HASH_BYTES:
         raise BadArgument("after is the cursor of a batch, or empty bytes")
@@ -104,10 +109,11 @@ def _check_cursor(value: Any, _: Limits) -> None:
 KEY = Parameter("key", check_key)
 VALUE = Parameter("value", check_value)
 KEYS = Parameter("keys", check_keys)
+KEY_PREFIX = _check_bytes("key prefix", limits.KEY_BYTES_MAX)
 WALK = (
     CHANNEL,
     Parameter("after", _check_cursor),
-    _check_bytes("key prefix", limits.KEY_BYTES_MAX),
+    KEY_PREFIX,
     _check_bytes("substring", limits.BATCH_BYTES),
     CREDIT,
 )
@@ -133,5 +139,13 @@ UPDATE = Request(
 GET_ALL = Request(23, "get all", WALK, streams=True)
 GET_ALL_KEYS = Request(24, "get all keys", WALK, streams=True)
 HASH_RANGE = Request(25, "hash range", ())
+LISTEN = Request(26, "listen", (CHANNEL, KEY_PREFIX, Parameter("refresh", _check_refresh), CREDIT), streams=True)
 BEGIN_DUMP = Request(27, "begin dump", (), access="admin", repeatable=False)
 END_DUMP = Request(28, "end dump", (integer("segment", 1, 2**64 - 1),), access="admin")
+
+# The kinds of its events.
+RECORDS = 1
+CHANNEL_REMOVED = 2
+LOST = 3
+REFRESH_BEGINS = 4
+REFRESHED = 5

@@ -40,6 +40,8 @@ class Ring:
         """By the node's number; those that were reached."""
         self.limits: Limits = DEFAULT_LIMITS
         """The narrowest of all nodes."""
+        self.part_bytes = _part_bytes(DEFAULT_LIMITS)
+        """Of keys and values, that one request of a batch has at most, if it has more than one record."""
         self.only: int | None = None
         """The node that is responsible for everything, if one is: then no key needs to be hashed."""
         self._limits: dict[int, Limits] = {}
@@ -65,6 +67,7 @@ class Ring:
             min(each.batch_records for each in told),
             min(each.streams for each in told),
         )
+        self.part_bytes = _part_bytes(self.limits)
         self._order = sorted(self.ranges, key=lambda each: (self.ranges[each], each))
         self._starts = [self.ranges[each].lowest for each in self._order]
         self.only = number if len(self.nodes) == 1 and self.ranges[number] == HashRange() else None
@@ -104,3 +107,8 @@ class Ring:
         if covered < HASH_MAX:
             found.append(RingProblem("gap", HashRange(covered + 1, HASH_MAX), ()))
         return found
+
+
+def _part_bytes(limits: Limits) -> int:
+    """What a batch should have, without what msgpack adds, which is less than 8 bytes to a record."""
+    return max(limits.batch_bytes - 8 * limits.batch_records, limits.batch_bytes // 2)

@@ -191,7 +191,20 @@ def test_keys_with_a_prefix(nodes: Path, dht: DhtClient) -> None:
     dht.put_many("channel", {b"a1": b"x", b"a2": b"x", b"b": b"x", b"\xff1": b"x"})
     assert sorted(output_of(nodes, "keys", "channel", "--prefix", "a").split()) == [b"a1", b"a2"]
     assert output_of(nodes, "keys", "channel", "--prefix", "base64:/w==") == b"base64:/zE=\n"
-    assert output_of(nodes, "keys", "unknown") == b""
+    assert output_of(nodes, "keys", "channel", "--prefix", "c") == b""
+
+
+def test_keys_and_export_of_a_channel_that_does_not_exist(nodes: Path, dht: DhtClient, tmp_path: Path) -> None:
+    assert error_of(nodes, "keys", "unknown") == "there is no channel unknown"
+    assert error_of(nodes, "keys", "unknown", "--prefix", "a") == "there is no channel unknown"
+    assert error_of(nodes, "export", "unknown") == "there is no channel unknown"
+    assert error_of(nodes, "export", "unknown", str(tmp_path / "file")) == "there is no channel unknown"
+    assert list(tmp_path.iterdir()) == []
+    assert dht.channels() == []
+    dht.put("empty", "key", b"value")
+    dht.remove("empty", "key")
+    assert output_of(nodes, "keys", "empty") == b""
+    assert output_of(nodes, "export", "empty") == b""
 
 
 @given(keys)
@@ -595,8 +608,88 @@ def test_version_and_help() -> None:
     assert swarm("--version").stdout.startswith(b"swarm 0.")
     text = swarm("--help").stdout
     assert all(each in text for each in (b"Usage: swarm [OPTIONS] COMMAND", b"  dht ", b"  up "))
-    commands = {"put", "get", "exists", "remove", "keys", "channels", "size", "remove-channel", "export", "import"}
+    commands = {
+        "put",
+        "get",
+        "exists",
+        "remove",
+        "keys",
+        "channels",
+        "size",
+        "remove-channel",
+        "export",
+        "import",
+        "listen",
+    }
     assert set(dht_group.commands) == commands
     for command in commands:
         shown = CliRunner().invoke(main, ["dht", command, "--help"], prog_name="swarm")
         assert shown.output.startswith(f"Usage: swarm dht {command} ")
+
+
+# Listening.
+
+
+def listening(nodes: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    command = [*SWARM, "dht", "--nodes", str(nodes), "listen", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def lines_until(process: "subprocess.Popen[bytes]", last: object) -> list[dict[str, str]]:
+    """What it has written up to the line that is `last`; each line is there when its change is, not later."""
+    assert process.stdout is not None
+    lines: list[dict[str, str]] = []
+    while not lines or lines[-1] != last:
+        lines.append(json.loads(process.stdout.readline()))
+    return lines
+
+
+def test_listen_until_ctrl_c(nodes: Path, dht: DhtClient) -> None:
+    dht.put_many("c", ODD)
+    with listening(nodes, "c", "--refresh") as process:
+        refreshed = {"event": "refreshed", "hashes": "0x0000000000000000-0xffffffffffffffff"}
+        first = lines_until(process, refreshed)
+        given = [
+            decode_line(json.dumps({name: text for name, text in line.items() if name != "event"}).encode())
+            for line in first
+            if line["event"] == "put"
+        ]
+        assert dict(given) == ODD
+        assert sorted(line["hashes"] for line in first if line["event"] == "refresh begins") == [
+            "0x0000000000000000-0x7fffffffffffffff",
+            "0x8000000000000000-0xffffffffffffffff",
+        ]
+        dht.put("c", b"\xff", b"new")
+        put = {"event": "put", "key_base64": "/w==", "value": "new"}
+        assert lines_until(process, put) == [put]
+        dht.remove("c", "plain")
+        removed = {"event": "removed", "key": "plain"}
+        assert lines_until(process, removed) == [removed]
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=PATIENCE_S)
+        assert (process.returncode, rest, errors) == (-signal.SIGINT, b"", b"")
+
+
+def test_listen_to_a_prefix(nodes: Path, dht: DhtClient) -> None:
+    with listening(nodes, "c", "--refresh", "--prefix", "a") as process:
+        lines_until(process, {"event": "refreshed", "hashes": "0x0000000000000000-0xffffffffffffffff"})
+        dht.put_many("c", {"b": b"1", "a1": b"2"})
+        put = {"event": "put", "key": "a1", "value": "2"}
+        assert lines_until(process, put) == [put]
+        process.terminate()
+        process.communicate()
+
+
+def test_listen_whose_reader_goes_away(nodes: Path, dht: DhtClient) -> None:
+    with listening(nodes, "c", "--refresh") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        dht.put("c", "a", b"1")
+        assert process.wait(PATIENCE_S) == -signal.SIGPIPE
+
+
+def test_what_listen_refuses(nodes: Path) -> None:
+    done = swarm("dht", "--nodes", str(nodes), "listen", "no such/channel")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"bad channel name" in done.stderr

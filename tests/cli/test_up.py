@@ -23,6 +23,7 @@ from swarm.blocking import DhtClient
 from swarm.cli.supervisor import NodeProcess, State
 from swarm.cli.up import Figures, Row, draw, format_bytes
 from swarm.core.config import Address
+from swarm.core.node import default_memory_limit
 from swarm.dht.hash_range import HashRange
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -101,6 +102,27 @@ def test_its_nodes_share_the_hashes_and_stand_in_the_nodes_file(tmp_path: Path) 
         assert all(each["records"] > 50 for each in dht.node_statistics().values())
         assert len(up.nodes_file.read_text().splitlines()) == 3
         assert sorted(up.pids()) == [f"{kind}-{number}" for kind in ("dht", "dump") for number in (1, 2, 3)]
+
+
+def memory_limits(up: Up) -> list[int]:
+    with DhtClient(nodes_file=up.nodes_file) as dht:
+        return [each["memory_limit"] for each in dht.node_statistics().values()]
+
+
+def test_its_nodes_share_the_memory(tmp_path: Path) -> None:
+    with swarm_up(tmp_path, "--dht", "3") as up:
+        assert memory_limits(up) == [default_memory_limit() // 3] * 3
+    with swarm_up(tmp_path, "--memory-limit", "1 GiB") as up:
+        assert memory_limits(up) == [2**29] * 2
+
+
+@pytest.mark.parametrize("size", ["much", "-1", "1.5B", "0", "1"])
+def test_a_memory_limit_that_is_none_is_a_wrong_call(size: str, tmp_path: Path) -> None:
+    command = [*SWARM, "up", "--data", str(tmp_path / "data"), "--memory-limit", size]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 2
+    assert "--memory-limit" in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_each_event_is_a_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgpack
 import pytest
+import trio
 from raw_client import (
     BAD_ARGUMENT,
     BAD_CHANNEL,
@@ -32,6 +33,7 @@ from raw_client import (
     GET_MANY,
     HASH_RANGE,
     KIB,
+    LISTEN,
     MIB,
     OUT_OF_MEMORY,
     PING,
@@ -65,12 +67,13 @@ from raw_client import (
     notice_status,
     raw_frame,
 )
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 from xxhash import xxh3_64_intdigest
 
 from swarm.core.errors import ShuttingDown
 from swarm.core.node import Node
 from swarm.core.protocol import Request
+from swarm.core.stats import flatten
 from swarm.dht.hash_range import HashRange
 
 RECORD_OVERHEAD = 128
@@ -368,6 +371,7 @@ GOOD_ARGUMENTS: dict[int, tuple[Any, ...]] = {
     GET_ALL: ("c", b"", b"", b"", 1),
     GET_ALL_KEYS: ("c", b"", b"", b"", 1),
     HASH_RANGE: (),
+    LISTEN: ("c", b"", False, 1),
     BEGIN_DUMP: (),
     END_DUMP: (1,),
 }
@@ -422,6 +426,8 @@ def is_right(parameter: str, value: Any) -> bool:
             return kind is bytes and value == b""
         case "key prefix" | "substring":
             return kind is bytes
+        case "refresh":
+            return kind is bool
         case "credit":
             return kind is int and 1 <= value <= 64
         case "segment":
@@ -520,7 +526,7 @@ async def test_wrong_numbers_of_arguments(request_: Request) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    [0, 9, 15, 26, 255, 2**64 - 1, -1, -(2**63), None, "get", "", b"\x12", 1.5, {"a": 1}, [], [18]],
+    [0, 9, 15, 31, 255, 2**64 - 1, -1, -(2**63), None, "get", "", b"\x12", 1.5, {"a": 1}, [], [18]],
     ids=repr,
 )
 def test_unknown_requests(code: object) -> None:
@@ -945,11 +951,13 @@ def test_parts_of_a_batch_are_not_refused_after_the_first() -> None:
 def test_the_first_part_is_refused_when_all_do_not_fit() -> None:
     node = make_dht(memory_limit=LIMIT)
     connection = DirectConnection(node.service)
-    for reserve in (LIMIT - memory_of() + 1, LIMIT, LIMIT + 1, 2**64 - 1):
+    connection.result(PUT, "other", b"k", bytes(50_000))
+    used = node.budget.used
+    for reserve in (LIMIT - used - memory_of() + 1, LIMIT, LIMIT + 1, 2**64 - 1):
         assert connection.error(PUT_MANY, *part(0), reserve) == (OUT_OF_MEMORY, {"limit": LIMIT})
-        assert node.budget.used == 0
-        assert connection.result(SIZE)[1:] == [0, 0]
-    connection.result(PUT_MANY, *part(0), LIMIT - memory_of())
+        assert node.budget.used == used
+        assert connection.result(SIZE)[0] == 1
+    connection.result(PUT_MANY, *part(0), LIMIT - used - memory_of())
     assert node.budget.used == LIMIT
 
 
@@ -989,6 +997,46 @@ def test_reserving_is_not_mixed_up_between_connections() -> None:
     assert node.budget.used == 2 * memory_of()
 
 
+def test_all_that_is_reserved_is_half_of_the_limit_at_most() -> None:
+    node = make_dht(memory_limit=LIMIT)
+    one, two = DirectConnection(node.service), DirectConnection(node.service)
+    one.result(PUT_MANY, *part(0), 30_000)
+    two.result(PUT_MANY, *part(1), 10_000)
+    assert node.budget.reserved == 40_000
+    for reserve in (10_001, 40_000):
+        assert one.error(PUT_MANY, *part(2), reserve) == (OUT_OF_MEMORY, {"limit": LIMIT})
+        assert node.budget.reserved == 40_000
+        assert node.budget.used == 40_000 + 2 * memory_of()
+    two.result(PUT_MANY, *part(2), 10_000)
+    assert node.budget.reserved == LIMIT // 2
+    one.handler.end()
+    assert node.budget.reserved == 20_000
+    one = DirectConnection(node.service)
+    one.result(PUT_MANY, *part(3), 30_000)
+    for connection in (one, two):
+        connection.handler.end()
+    assert (node.budget.reserved, node.budget.used) == (0, 4 * memory_of())
+
+
+async def test_what_is_reserved_and_not_used_is_free_after_a_time(autojump_clock: MockClock) -> None:
+    node = make_dht(memory_limit=LIMIT)
+    async with at_work(node):
+        idle, busy = DirectConnection(node.service), DirectConnection(node.service)
+        idle.result(PUT_MANY, *part(0), 10_000)
+        busy.result(PUT_MANY, *part(1), 3 * memory_of())
+        for number in range(2, 5):
+            await trio.sleep(59)
+            assert node.budget.reserved == (10_000 if number < 4 else 0) + (5 - number) * memory_of()
+            assert busy.result(STATS)["memory_reserved"] == node.budget.reserved
+            busy.result(PUT_MANY, *part(number), None)
+        assert (node.budget.reserved, node.budget.used) == (0, 5 * memory_of())
+        idle.result(PUT_MANY, *part(5), None)  # late: it is a batch like others
+        idle.result(PUT_MANY, *part(6), 5_000)
+        assert (node.budget.reserved, node.budget.used) == (5_000, 7 * memory_of() + 5_000)
+        idle.handler.end()
+        assert (node.budget.reserved, node.budget.used) == (0, 7 * memory_of())
+
+
 def test_a_part_that_is_refused_reserves_nothing() -> None:
     node = make_dht(memory_limit=LIMIT, hash_range=LOWER_HALF, value_bytes=VALUE_BYTES)
     connection = DirectConnection(node.service)
@@ -1001,6 +1049,77 @@ def test_a_part_that_is_refused_reserves_nothing() -> None:
         connection.error(PUT_MANY, channel, mine, [b"v" * 1001], 1000)
         connection.error(PUT_MANY, channel, [5], [b"v"], 1000)
     assert node.budget.used == before
+
+
+# Frames that have not come completely.
+
+
+def test_half_frames_of_all_connections_have_a_bound() -> None:
+    node = make_dht()
+    service = node.service
+    service.unfinished_bytes_max = MIB
+    request = frame([1, PUT, "c", b"key", bytes(600 * KIB)])
+    small = frame([1, PUT, "c", b"small", bytes(10 * KIB)])
+    one, two, three = (DirectConnection(service) for _ in range(3))
+    one.give(request[: 500 * KIB])
+    two.give(request[: 400 * KIB])
+    assert service.unfinished_bytes == 900 * KIB
+    three.give(request[: 100 * KIB])
+    three.give(request[100 * KIB : 124 * KIB])
+    assert (one.closing, two.closing, three.closing) == (False, False, False)
+    ((_, status, (_, details)),) = two.exchange(request[400 * KIB : 401 * KIB])
+    assert (status, details) == (OUT_OF_MEMORY, {"limit": MIB})
+    assert two.closing
+    assert two.exchange(request[401 * KIB :]) == []
+    assert service.unfinished_bytes == 624 * KIB
+    assert one.exchange(request[500 * KIB :]) == [[1, DONE, None]]
+    assert three.exchange(request[124 * KIB :]) == [[1, DONE, None]]
+    assert service.unfinished_bytes == 0
+
+    one.give(request[: 600 * KIB])
+    two = DirectConnection(service)
+    assert two.exchange(request[: 599 * KIB])[0][1] == OUT_OF_MEMORY
+    three.give(request[: 420 * KIB])
+    two = DirectConnection(service)
+    for start in range(0, len(small), KIB):  # little is never too much
+        two.give(small[start : start + KIB])
+    assert two.take() == [[1, DONE, None]]
+    one.handler.end_of_input()
+    assert service.unfinished_bytes == 420 * KIB
+    three.handler.end()
+    assert service.unfinished_bytes == 0
+    assert service.protocol_errors == 0
+
+
+def test_how_much_half_frames_may_take() -> None:
+    for memory_limit, most in ((MIB, 66 * MIB), (16 * 67 * MIB, 67 * MIB), (2**40, 2**36)):
+        assert make_dht(memory_limit=memory_limit).service.unfinished_bytes_max == most
+
+
+async def test_half_frames_are_told_in_the_statistics() -> None:
+    node = make_dht()
+    async with at_work(node):
+        halting, other = DirectConnection(node.service), DirectConnection(node.service)
+        halting.give(frame([1, PUT, "c", b"key", bytes(1000)])[:777])
+        assert other.result(STATS)["unfinished_bytes"] == 777
+
+
+# A line of stats.log.
+
+
+async def test_a_line_of_statistics_is_made_in_short_steps() -> None:
+    node = make_dht()
+    async with at_work(node):
+        connection = DirectConnection(node.service)
+        for number in range(1000):
+            connection.result(PUT, f"channel-{number}", b"key", b"value")
+        parts = list(node._stats_line())
+        assert max(part.count(".records:") for part in parts) <= 128
+        told = dict(figure.rsplit(":", 1) for figure in " ".join(parts).split(" "))
+        expected = flatten(node.statistics())
+        assert list(told) == list(expected)
+        assert told["channel.channel-999.bytes"] == "8"
+        assert told["records"] == "1000"
 
 
 # Streams.

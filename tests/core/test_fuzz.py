@@ -36,6 +36,7 @@ from raw_client import (
     GET_MANY,
     HASH_RANGE,
     KIB,
+    LISTEN,
     MIB,
     PING,
     PROTOCOL_ERROR,
@@ -103,6 +104,7 @@ RIGHT_ARGUMENTS: dict[int, tuple[st.SearchStrategy[Any], ...]] = {
     GET_ALL: (CHANNEL_NAMES, st.just(b""), st.just(b""), st.just(b""), st.integers(1, 64)),
     GET_ALL_KEYS: (CHANNEL_NAMES, st.just(b""), st.just(b""), st.just(b""), st.integers(1, 64)),
     HASH_RANGE: (),
+    LISTEN: (CHANNEL_NAMES, st.sampled_from([b"", b"a"]), st.booleans(), st.integers(1, 64)),
 }
 
 
@@ -246,7 +248,9 @@ def test_damage_among_requests(before: list[list[Any]], damage: Message, after: 
     """What was sent before it is answered, what was sent behind it is not."""
     if type(damage) is list and len(damage) > 1 and type(damage[0]) is int and 0 < damage[0] < 2**32:
         damage = None
-    before = [request for request in before if not is_control(request) and request[0] not in (GET_ALL, GET_ALL_KEYS)]
+    before = [
+        request for request in before if not is_control(request) and request[0] not in (GET_ALL, GET_ALL_KEYS, LISTEN)
+    ]
 
     async def converse() -> None:
         node = make_dht()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.core.logs import Logs, _OneLineFormatter, open_logs
+from swarm.core.logs import SELDOM_S, Logs, SeldomLog, _OneLineFormatter, figures, open_logs
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
 
@@ -48,7 +48,7 @@ def test_times_are_utc(tmp_path: Path) -> None:
     before = datetime.now(UTC) - timedelta(milliseconds=1)
     with logs_in(tmp_path) as logs:
         log.info("x")
-        logs.stats({})
+        logs.stats([])
     after = datetime.now(UTC)
     for name in ("root.log", "stats.log"):
         text = (tmp_path / name).read_text()[: len("2026-11-22 06:57:32.123")]
@@ -59,7 +59,7 @@ def test_an_earlier_log_is_continued(tmp_path: Path) -> None:
     for text in ("first", "second"):
         with logs_in(tmp_path) as logs:
             log.info(text)
-            logs.stats({"run": text})
+            logs.stats([figures({"run": text})])
     assert events(tmp_path / "root.log") == ["INFO swarm.core.node: first", "INFO swarm.core.node: second"]
     assert events(tmp_path / "stats.log") == ["run:first", "run:second"]
 
@@ -116,8 +116,8 @@ def test_tracebacks_are_indented(tmp_path: Path) -> None:
 
 def test_stats(tmp_path: Path) -> None:
     with logs_in(tmp_path) as logs:
-        logs.stats({"connections": 12, "channel/users/records": 10**12, "state": "up", "at": "[::1]:7"})
-        logs.stats({})
+        logs.stats([figures({"connections": 12, "channel/users/records": 10**12, "state": "up", "at": "[::1]:7"})])
+        logs.stats([])
     assert (tmp_path / "stats.log").read_text().count("\n") == 2
     first, second = (tmp_path / "stats.log").read_text().splitlines()
     assert re.fullmatch(TIME + r" connections:12 channel/users/records:1000000000000 state:up at:\[::1\]:7", first)
@@ -142,14 +142,14 @@ def test_stats(tmp_path: Path) -> None:
 )
 def test_figures(tmp_path: Path, value: object, written: str) -> None:
     with logs_in(tmp_path) as logs:
-        logs.stats({"x": value})
+        logs.stats([figures({"x": value})])
     assert events(tmp_path / "stats.log") == [f"x:{written}"]
 
 
 @pytest.mark.parametrize("key", ["two words", "a:b", "a\nb"])
 def test_a_key_that_would_break_the_line_is_a_bug(tmp_path: Path, key: str) -> None:
     with logs_in(tmp_path) as logs, pytest.raises(AssertionError):
-        logs.stats({key: 1})
+        logs.stats([figures({key: 1})])
 
 
 def test_reopen_after_rotation(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_reopen_after_rotation(tmp_path: Path) -> None:
             if step == "after":
                 logs.reopen()
             log.info(step)
-            logs.stats({"step": step})
+            logs.stats([figures({"step": step})])
     assert events(tmp_path / "root.log.1") == ["INFO swarm.core.node: before", "INFO swarm.core.node: moved"]
     assert events(tmp_path / "root.log") == ["INFO swarm.core.node: after"]
     assert events(tmp_path / "stats.log.1") == ["step:before", "step:moved"]
@@ -188,14 +188,27 @@ def test_full_disk_loses_lines_and_tells_once_per_file(tmp_path: Path, capsys: p
         assert logs.lines_lost == 0
         for number in range(3):
             log.info("event %d", number)
-        logs.stats({"a": 1})
-        logs.stats({"a": 2})
+        logs.stats([figures({"a": 1})])
+        logs.stats([figures({"a": 2})])
         assert logs.lines_lost == 5
         (tmp_path / "root.log").unlink()
         logs.reopen()
         log.info("there is room again")
         assert logs.lines_lost == 5
-    assert events(tmp_path / "root.log") == ["INFO swarm.core.node: there is room again"]
+        logs.stats([])
+        assert len(events(tmp_path / "root.log")) == 2, "stats.log is still lost"
+        (tmp_path / "stats.log").unlink()
+        logs.reopen()
+        logs.stats([figures({"a": 3})])
+        logs.stats([figures({"a": 4})])
+        log.info("as ever")
+    assert events(tmp_path / "root.log") == [
+        "WARNING swarm.core.logs: 3 lines before this one were lost: they could not be written",
+        "INFO swarm.core.node: there is room again",
+        "WARNING swarm.core.logs: 3 lines of stats.log were lost: they could not be written",
+        "INFO swarm.core.node: as ever",
+    ]
+    assert events(tmp_path / "stats.log") == ["a:3", "a:4"]
     told = capsys.readouterr().err.splitlines()
     assert [line.partition(" cannot be written")[0] for line in told] == [
         f"{tmp_path}/root.log",
@@ -223,6 +236,7 @@ def test_a_line_torn_by_a_full_disk_does_not_spoil_the_next(tmp_path: Path) -> N
     torn, *whole = path.read_bytes()[limit - 30 :].decode().splitlines()
     assert len(torn) == 30
     assert [line[len("2026-11-22 06:57:32.123 ") :] for line in whole] == [
+        "WARNING swarm.core.logs: 2 lines before this one were lost: they could not be written",
         "INFO swarm.core.node: first after",
         "INFO swarm.core.node: second after",
     ]
@@ -245,3 +259,23 @@ def test_close_leaves_the_root_logger_as_it_was(tmp_path: Path) -> None:
     assert (list(logging.root.handlers), logging.root.level) == before
     log.error("nobody writes this down")
     assert events(tmp_path / "root.log") == []
+
+
+def test_what_strangers_cause_is_told_seldom(caplog: pytest.LogCaptureFixture) -> None:
+    now = 100.0
+    seldom = SeldomLog(log, logging.WARNING, 3, lambda: now)
+    for number in range(10):
+        seldom.tell(f"event {number}")
+    assert caplog.messages == ["event 0", "event 1", "event 2"]
+    now += SELDOM_S - 0.1
+    seldom.look()
+    seldom.tell("event 10")
+    assert len(caplog.messages) == 3
+    now += 0.1
+    seldom.look()
+    assert caplog.messages[3:] == ["8 more like the last were not told, in 10 s"]
+    for _ in range(5):
+        now += SELDOM_S
+        seldom.look()
+        seldom.tell("now and then")
+    assert caplog.messages[4:] == ["now and then"] * 5

@@ -98,6 +98,12 @@ def test_which_requests_are_repeatable() -> None:
         assert request.repeatable == (request.name not in not_repeatable), request.name
 
 
+def test_events_of_listen() -> None:
+    documented = {int(row[0]): row[1] for row in tables(section("Requests of the dht node"))[1]}
+    names = ("RECORDS", "CHANNEL_REMOVED", "LOST", "REFRESH_BEGINS", "REFRESHED")
+    assert documented == {getattr(dht_protocol, name): name.lower().replace("_", " ") for name in names}
+
+
 # Statuses and errors.
 
 
@@ -163,6 +169,11 @@ def test_bounds_of_requests_and_connections() -> None:
     assert number_after("has not read a byte of waiting output for", "3. Requests and replies") == (
         limits.STALLED_OUTPUT_TIMEOUT_S
     )
+    closes = "3. Requests and replies"
+    assert number_after("When nothing more has come of a frame for", closes) == limits.UNFINISHED_FRAME_TIMEOUT_S
+    assert number_after("may take 1/", closes) == 1 / limits.UNFINISHED_SHARE
+    assert number_after("memory limit (", closes) == 2 * limits.FRAME_BYTES_MAX
+    assert number_after("and has more than", closes) == limits.UNFINISHED_BYTES_FREE
     assert number_after("whose hello is not complete within", "2. Hello") == limits.HELLO_TIMEOUT_S
     assert number_after("number of batches the node may send (1 to", "4. Streams") == limits.CREDIT_MAX
     assert number_after("granted and not used never exceeds", "4. Streams") == limits.CREDIT_MAX
@@ -174,7 +185,12 @@ def test_bounds_of_names_keys_and_answers() -> None:
     title = "Requests of the dht node"
     assert number_after("*key* is bin of 1 to", title) == limits.KEY_BYTES_MAX
     assert number_after("key bytes + value bytes +", title) == limits.RECORD_OVERHEAD_BYTES
+    assert number_after("kept aside together is 1/", title) == 1 / limits.RESERVED_SHARE
+    assert number_after("used nor added any for", title) == limits.RESERVE_TIMEOUT_S
     assert number_after("ends after the value with which it passes", title) == limits.REPLY_BYTES_MAX
+    assert number_after("waits in the node: at most", title) == limits.LISTENER_BYTES_MAX
+    assert number_after("of keys and values and", title) == limits.LISTENER_CHANGES_MAX
+    assert number_after("A node has at most", title) == limits.LISTENERS_MAX
     assert number_after("the place up to which the batch has come:", title) == dht_protocol.CURSOR_HASH_BYTES
 
 

@@ -20,6 +20,7 @@ from raw_client import (
     GET_ALL,
     KIB,
     MIB,
+    OUT_OF_MEMORY,
     PING,
     PROTOCOL_ERROR,
     PUT,
@@ -47,6 +48,7 @@ from raw_client import (
 from swarm.core import limits, select_listener
 
 TEST_S = 20.0  # none of these tests takes so long
+BATCHES_PER_PASS = 2  # where a pass has time for nothing: one of what came in, one of what was left
 ARRIVE_TOGETHER = 500  # connections: more than the kernel lets wait to be accepted it may reset by itself
 
 
@@ -150,6 +152,46 @@ async def test_why_a_connection_was_closed_is_logged(caplog: pytest.LogCaptureFi
             (record,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
             assert "connection closed" in record.message
             assert "127.0.0.1:" in record.message
+
+
+async def test_strangers_do_not_fill_the_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarm.core.logs.SELDOM_S", 0.5)
+    monkeypatch.setattr(select_listener, "SWEEP_S", 0.02)
+    with trio.fail_after(TEST_S):
+        async with running_dht() as dht:
+            for _ in range(100):
+                client = await dht.connect(greet=False)
+                await client.send_bytes(b"GET / HTTP/1.1\r\n\r\n")
+                assert notice_status(await client.rest()) == PROTOCOL_ERROR
+            assert dht.node.service.protocol_errors == 100
+
+            def told() -> int:
+                lines = [message for message in caplog.messages if "connection closed" in message]
+                rest = [message for message in caplog.messages if "were not told" in message]
+                assert len(lines) <= select_listener.CLOSED_LINES_MAX * (1 + len(rest))
+                return len(lines) + sum(int(message.split()[0]) for message in rest)
+
+            await until(lambda: told() == 100)
+
+
+async def test_half_frames_that_are_too_much_together() -> None:
+    with trio.fail_after(TEST_S):
+        async with running_dht() as dht:
+            dht.node.service.unfinished_bytes_max = MIB
+            half, too_much, other = [await dht.connect() for _ in range(3)]
+            request = frame([1, PUT, "c", b"key", bytes(MIB)])
+            await half.send_bytes(request[: 900 * KIB])
+            await until(lambda: dht.node.service.unfinished_bytes == 900 * KIB)
+            await too_much.send_bytes(request[: 200 * KIB])
+            assert notice_status(await too_much.rest()) == OUT_OF_MEMORY
+            await check_served(other)
+            await half.send_bytes(request[900 * KIB :])
+            assert await half.receive() == [1, DONE, None]
+            assert dht.node.service.unfinished_bytes == 0
+            await half.send_bytes(request[: 777 * KIB])
+            await until(lambda: dht.node.service.unfinished_bytes == 777 * KIB)
+            half.reset()
+            await until(lambda: dht.node.service.unfinished_bytes == 0)
 
 
 async def test_clients_that_go_away() -> None:
@@ -263,6 +305,7 @@ async def test_a_client_that_does_not_read_a_stream_harms_nobody() -> None:
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "HELLO_TIMEOUT_S", 0.3)
     monkeypatch.setattr(limits, "STALLED_OUTPUT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(limits, "UNFINISHED_FRAME_TIMEOUT_S", 0.3)
     monkeypatch.setattr(select_listener, "SWEEP_S", 0.02)
 
 
@@ -307,6 +350,25 @@ async def test_a_hello_that_does_not_come(part: int) -> None:
             assert notice_status(await late.rest()) == PROTOCOL_ERROR
             await check_served(idle)
             assert dht.node.listener.connections == 1
+
+
+@pytest.mark.usefixtures("short_timeouts")
+@pytest.mark.parametrize("part", [1, 4, 9])
+async def test_a_frame_that_is_left_unfinished(part: int) -> None:
+    """Who sends a little of it now and then is slow, and is not closed."""
+    request = frame([1, PUT, "c", b"key", b"value"])
+    with trio.fail_after(TEST_S):
+        async with running_dht() as dht:
+            idle, slow, halting = [await dht.connect() for _ in range(3)]
+            await halting.send_bytes(request[:part])
+            begun = time.perf_counter()
+            for number, byte in enumerate(request):
+                await until(lambda at=begun + number * 0.03: time.perf_counter() > at)  # type: ignore[misc]
+                await slow.send_bytes(bytes([byte]))
+            assert await slow.receive() == [1, DONE, None]
+            assert notice_status(await halting.rest()) == PROTOCOL_ERROR
+            await check_served(idle, slow)
+            assert dht.node.listener.connections == 2
 
 
 async def test_a_half_closed_client_gets_its_answers() -> None:
@@ -525,29 +587,37 @@ async def test_who_asks_much_does_not_keep_others_waiting() -> None:
             assert answered > 20
 
 
-async def test_batches_of_some_do_not_keep_others_waiting() -> None:
+async def test_batches_of_some_do_not_keep_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each slot is one batch here, since no time is left for a second: so slots can be counted, on any machine."""
+    monkeypatch.setattr(limits, "PASS_SECONDS_MAX", 0.0)
+    monkeypatch.setattr(limits, "TURN_SECONDS_MAX", 0.0)
     with trio.fail_after(TEST_S):
         async with running_dht() as dht:
             other = await dht.connect()
             busy = [await dht.connect() for _ in range(10)]
-            batch = ["c", [b"%d" % number for number in range(4000)], [b"v"] * 4000, 0]
+            batch = ["c", [b"%d" % number for number in range(1000)], [b"v"] * 1000, 0]
             count = 60
-            finished: list[int] = []
+            put_many = dht.node.service.handlers[PUT_MANY].statistics
+            finished = 0
+            waited_for: list[int] = []
 
             async def put(client: RawClient) -> None:
+                nonlocal finished
                 await client.send_bytes(b"".join(frame([number, PUT_MANY, *batch]) for number in range(1, count + 1)))
                 for number in range(1, count + 1):
                     assert await client.receive() == [number, DONE, None]
-                finished.append(answered)
+                finished += 1
 
             async with trio.open_nursery() as nursery:
-                answered = 0
                 for client in busy:
                     nursery.start_soon(put, client)
-                while len(finished) < len(busy):
+                while finished < len(busy):
+                    before = put_many.handled
                     await check_served(other)
-                    answered += 1
-            assert answered > 20
+                    waited_for.append(put_many.handled - before)
+            assert sum(waited_for) > len(busy) * count // 2, "most of the batches were there while others asked"
+            assert max(waited_for) <= BATCHES_PER_PASS * (len(busy) + 1)
+            assert len(waited_for) >= len(busy) * count // (2 * BATCHES_PER_PASS)
 
 
 # The end.

@@ -81,6 +81,21 @@ async def test_requests_together_with_the_hello_and_byte_by_byte() -> None:
         assert await one.client.receive() == [2, DONE, b"value"]
 
 
+async def test_a_frame_that_is_left_unfinished(autojump_clock: trio.testing.MockClock) -> None:
+    request = frame([1, PUT, "c", b"key", b"value"])
+    async with served() as one:
+        await one.greet()
+        for byte in request:  # slow is not unfinished
+            await trio.sleep(59)
+            await one.client.send_bytes(bytes([byte]))
+        assert await one.client.receive() == [1, DONE, None]
+        await trio.sleep(3600)  # nor is idle
+        begun = trio.current_time()
+        await one.client.send_bytes(request[:5])
+        assert notice_status(await one.client.rest()) == PROTOCOL_ERROR
+        assert trio.current_time() - begun == pytest.approx(60)
+
+
 async def test_a_stream_of_batches() -> None:
     async with served() as one:
         await one.greet()

@@ -6,7 +6,7 @@ without an event loop come as AwaitableClient, so rows await what all of them do
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
@@ -42,9 +42,11 @@ from swarm.core.limits import (
     VALUE_BYTES_MAX,
 )
 from swarm.core.node import LimitsSection
+from swarm.dht import Event
 from swarm.dht.hash_range import hash_key, split_evenly
 
 MIB = 1024 * 1024
+PATIENCE_S = 10.0
 
 DEFAULT = DhtConfig()
 SMALL = DhtConfig(
@@ -118,18 +120,55 @@ class AwaitableClient:
     def get_all_keys(self, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
         return _AwaitableIterator(self._client.get_all_keys(*arguments, **options))
 
+    def listen(self, *arguments: Any, **options: Any) -> "_AwaitableEvents":
+        return _AwaitableEvents(partial(self._client.listen, *arguments, timeout=PATIENCE_S, **options))
+
+
+class _AwaitableEvents:
+    def __init__(self, listen: Callable[[], Any]) -> None:
+        self._listen = listen
+        self._events: Any = None
+
+    async def __aenter__(self) -> Self:
+        self._events = self._listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._events.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._events is None:
+            self._events = self._listen()
+        event = next(self._events)
+        assert event is not None, f"nothing was told within {PATIENCE_S} s"
+        return event  # type: ignore[no-any-return]
+
 
 class _AwaitableIterator:
-    def __init__(self, iterator: Iterator[Any]) -> None:
-        self._iterator = iterator
+    def __init__(self, records: Any) -> None:
+        self._records = records
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
-        for item in self._iterator:
-            return item
-        raise StopAsyncIteration
+        try:
+            return next(self._records)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        self._records.__enter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        self._records.__exit__(*error)
+
+    def batches(self) -> "_AwaitableIterator":
+        return _AwaitableIterator(self._records.batches())
 
 
 # What rows need again and again.
@@ -143,6 +182,13 @@ def records(count: int, value: bytes = b"v" * 100) -> dict[bytes, bytes]:
 
 def stored_bytes(some: dict[bytes, bytes]) -> int:
     return sum(map(len, some)) + sum(map(len, some.values()))
+
+
+async def put_in_parts(dht: Any, channel: str, some: dict[Any, bytes]) -> None:
+    """For what is more than half of a node's memory, which it does not take at once."""
+    pairs = list(some.items())
+    for start in range(3):
+        await dht.put_many(channel, dict(pairs[start::3]))
 
 
 async def everything(dht: Any, channel: str, **filters: Any) -> dict[bytes, bytes]:
@@ -276,6 +322,19 @@ async def keys_past_their_limits(dht: Any, swarm: Swarm) -> None:
             assert type(error) is BadKey
             assert error.fault == "client"
             assert not error.try_again
+    assert await dht.channels() == []
+    await assert_usable(dht)
+
+
+@row()
+async def keys_that_have_no_utf_8(dht: Any, swarm: Swarm) -> None:
+    """Half of a surrogate pair, as text from the command line or from JSON may hold it."""
+    for key in ("\ud800", "key \udc80"):
+        for error in await call_all(dht, "a", key, b"value"):
+            assert type(error) is BadKey
+            assert "no UTF-8" in error.text
+        with pytest.raises(BadKey, match="no UTF-8"):
+            await everything(dht, "a", key_prefix=key)
     assert await dht.channels() == []
     await assert_usable(dht)
 
@@ -509,7 +568,7 @@ async def memory_limit_in_the_middle_of_a_large_batch(dht: Any, swarm: Swarm) ->
     assert caught.value.try_again
     assert await everything(dht, "a") == {b"key": b"value"}
     assert await memory_used(dht) == used
-    fits = records(10_000)
+    fits = records(9_000)
     await dht.put_many("a", fits)
     assert await everything(dht, "a") == fits | {b"key": b"value"}
     assert await memory_used(dht) == used + stored_bytes(fits) + RECORD_OVERHEAD_BYTES * len(fits)
@@ -550,7 +609,7 @@ async def memory_limit_with_single_records(dht: Any, swarm: Swarm) -> None:
 @row(SMALL)
 async def a_refused_write_creates_no_channel(dht: Any, swarm: Swarm) -> None:
     keys = keys_on_node(0, len(swarm.addresses))
-    await dht.put_many("full", dict.fromkeys(islice(keys, 42), b"v" * 99_000))
+    await put_in_parts(dht, "full", dict.fromkeys(islice(keys, 42), b"v" * 99_000))
     assert await dht.channels() == ["full"]
     key, value = next(keys), b"v" * 99_000
     for call in (
@@ -748,8 +807,6 @@ async def get_all_gives_everything(dht: Any, swarm: Swarm) -> None:
 async def get_all_in_batches(dht: Any, swarm: Swarm) -> None:
     some = records(20_000)
     await dht.put_many("a", some)
-    if isinstance(dht, AwaitableClient):
-        return  # a blocking program has no need of it: its loops cost nothing for each record
     pairs = [batch async for batch in dht.get_all("a").batches()]
     assert 1 < len(pairs) < 200
     assert all(pairs)
@@ -801,7 +858,7 @@ async def get_all_with_bad_filters(dht: Any, swarm: Swarm) -> None:
 async def leaving_the_loop_stops_get_all(dht: Any, swarm: Swarm) -> None:
     """More often than a connection may have streams, which are 4 here."""
     some = records(15_000)
-    await dht.put_many("a", some)
+    await put_in_parts(dht, "a", some)
     for number in range(12):
         seen = 0
         async for _, _ in dht.get_all("a"):
@@ -817,7 +874,7 @@ async def leaving_the_loop_stops_get_all(dht: Any, swarm: Swarm) -> None:
 @row(SMALL, heavy=True)
 async def streams_have_a_limit(dht: Any, swarm: Swarm) -> None:
     some = records(20_000 if len(swarm.addresses) == 2 else 12_000)
-    await dht.put_many("a", some)
+    await put_in_parts(dht, "a", some)
     walks = [dht.get_all("a") for _ in range(SMALL.limits.streams_per_connection)]
     firsts = [await anext(walk) for walk in walks]
     with pytest.raises(TooManyRequests) as caught:
@@ -1141,3 +1198,222 @@ async def put_much_at_once(dht: Any) -> None:
             tasks.start_soon(dht.put, "b", key, value)
     assert await dht.get_many("b", large) == large
     assert await protocol_errors(dht) == errors
+
+
+# Listening.
+
+
+def carry_out(event: Event, records: dict[bytes, bytes]) -> None:
+    """What the documentation tells a program to do that keeps a dict."""
+    match event.kind:
+        case "put":
+            records[event.key] = event.value
+        case "removed":
+            records.pop(event.key, None)
+        case "channel removed" | "refresh begins":
+            for key in event.among(records):
+                del records[key]
+
+
+async def follow(events: AsyncIterator[Event], records: dict[bytes, bytes], keys: Iterable[bytes]) -> list[str]:
+    """Carries out events until all of these keys were put; the kinds of the others."""
+    missing = set(keys)
+    others: list[str] = []
+    async for event in events:
+        carry_out(event, records)
+        if event.kind == "put":
+            missing.discard(event.key)
+            if not missing:
+                break
+        else:
+            others.append(event.kind)
+    return others
+
+
+async def listeners(dht: Any) -> int:
+    return sum(each["listeners"] for each in (await dht.node_statistics()).values())
+
+
+async def until_nobody_listens(dht: Any) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        while await listeners(dht):
+            await anyio.sleep(0.005)
+
+
+async def put_marks(dht: Any, swarm: Swarm, channel: str, name: str) -> list[bytes]:
+    """A record on each node: whoever has been told of all of them has been told of everything before."""
+    candidates = [f"{name}-{number}" for number in range(100)]
+    parts = split_evenly(len(swarm.addresses))
+    keys = [next(key for key in candidates if hash_key(key.encode()) in part) for part in parts]
+    await dht.put_many(channel, dict.fromkeys(keys, b"mark"))
+    return [key.encode() for key in keys]
+
+
+@row()
+async def listen_tells_every_change(dht: Any, swarm: Swarm) -> None:
+    await dht.put("c", "old", b"0")
+    async with dht.listen("c") as events:
+        await dht.put("c", "a", b"1")
+        await dht.put_many("c", {"b": b"2", "d": b"3"})
+        await dht.update("c", "a", lambda old: old + b"1")
+        await dht.remove("c", "old")
+        await dht.put("another", "a", b"no")
+        end = await put_marks(dht, swarm, "c", "end")
+        told: list[Event] = []
+        async for event in events:
+            told.append(event)
+            if set(end) <= {each.key for each in told}:
+                break
+    by_key = {key: [(each.kind, each.value) for each in told if each.key == key] for key in (b"a", b"b", b"d", b"old")}
+    assert by_key == {
+        b"a": [("put", b"1"), ("put", b"11")],
+        b"b": [("put", b"2")],
+        b"d": [("put", b"3")],
+        b"old": [("removed", b"")],
+    }
+    assert len(told) == 5 + len(end)
+    await until_nobody_listens(dht)
+
+
+@row(heavy=True)
+async def listen_with_a_refresh(dht: Any, swarm: Swarm) -> None:
+    await dht.put_many("c", records(20_000))
+    known: dict[bytes, bytes] = {b"void": b"1"}
+    async with dht.listen("c", refresh=True) as events:
+        await dht.put("c", "key-000007", b"new")
+        await dht.remove("c", "key-000008")
+        others = await follow(events, known, await put_marks(dht, swarm, "c", "end"))
+        if "refreshed" not in others:
+            async for event in events:
+                carry_out(event, known)
+                if event.kind == "refreshed":
+                    break
+    assert others.count("refresh begins") == len(swarm.addresses)
+    assert known == await everything(dht, "c")
+
+
+@row()
+async def listen_tells_that_the_channel_was_removed(dht: Any, swarm: Swarm) -> None:
+    await dht.put_many("c", records(100))
+    known = dict(await everything(dht, "c"))
+    async with dht.listen("c") as events:
+        await dht.remove_channel("c")
+        await dht.put("c", "new", b"1")
+        others = await follow(events, known, await put_marks(dht, swarm, "c", "end"))
+        assert others == ["channel removed"] * len(swarm.addresses)
+        assert known == await everything(dht, "c")
+        await dht.remove_channel("c")
+        others = await follow(events, known, await put_marks(dht, swarm, "c", "again"))
+        assert others == ["channel removed"] * len(swarm.addresses)
+        assert known == await everything(dht, "c")
+
+
+@row()
+async def listen_to_keys_with_a_prefix(dht: Any, swarm: Swarm) -> None:
+    await dht.put_many("c", {f"{letter}{number}": b"1" for letter in "ab" for number in range(20)})
+    known: dict[bytes, bytes] = {}
+    async with dht.listen("c", key_prefix="a", refresh=True) as events:
+        await dht.put_many("c", {f"{letter}{number}": b"2" for letter in "ab" for number in range(10, 30)})
+        await follow(events, known, await put_marks(dht, swarm, "c", "a-end"))
+    assert known == await everything(dht, "c", key_prefix="a")
+
+
+@row()
+async def listen_to_a_channel_that_does_not_exist(dht: Any, swarm: Swarm) -> None:
+    kinds: list[str] = []
+    async with dht.listen("c", refresh=True) as events:
+        async for event in events:
+            kinds.append(event.kind)
+            if event.kind == "refreshed":
+                break
+        assert kinds == ["refresh begins"] * len(swarm.addresses) + ["refreshed"]
+        assert await dht.channels() == []
+        await dht.put("c", "key", b"value")
+        async for event in events:
+            assert event == Event("put", b"key", b"value")
+            break
+
+
+@row()
+async def listening_without_entering_it(dht: Any, swarm: Swarm) -> None:
+    await dht.put("c", "key", b"value")
+    async for event in dht.listen("c", refresh=True):
+        if event.key:
+            assert event == Event("put", b"key", b"value")
+            break
+    await until_nobody_listens(dht)
+
+
+@row()
+async def a_listener_that_was_entered_misses_nothing(dht: Any, swarm: Swarm) -> None:
+    await dht.ping()
+    async with dht.listen("c") as events:
+        swarm.write_aside("c", "key", b"value")
+        async for event in events:
+            assert event == Event("put", b"key", b"value")
+            break
+
+
+@row()
+async def several_listeners(dht: Any, swarm: Swarm) -> None:
+    async with dht.listen("c") as first, dht.listen("c") as second, dht.listen("d") as third:
+        assert await listeners(dht) == 3 * len(swarm.addresses)
+        end = await put_marks(dht, swarm, "c", "end")
+        for events in (first, second):
+            assert await follow(events, {}, end) == []
+        await put_marks(dht, swarm, "d", "end")
+        assert await follow(third, {}, end) == []
+    await until_nobody_listens(dht)
+    await assert_usable(dht)
+
+
+@row()
+async def what_listen_refuses(dht: Any, swarm: Swarm) -> None:
+    for channel in (None, 5, "", "a b", "x" * 129, b"c"):
+        with pytest.raises(BadChannel):
+            async with dht.listen(channel):
+                pass
+    for options in (
+        {"key_prefix": 5},
+        {"key_prefix": None},
+        {"key_prefix": b"x" * (KEY_BYTES_MAX + 1)},
+        {"refresh": 1},
+        {"refresh": None},
+    ):
+        with pytest.raises(BadArgument):
+            async with dht.listen("c", **options):
+                pass
+    with pytest.raises(BadKey):
+        async with dht.listen("c", key_prefix="\ud800"):
+            pass
+    assert await listeners(dht) == 0
+
+
+@row()
+async def listening_where_a_node_is_dead(dht: Any, swarm: Swarm) -> None:
+    async with swarm.client([*swarm.addresses, swarm.dead_address], timeout=0.3) as other:
+        with pytest.raises(NodeUnreachable):
+            async with other.listen("c"):
+                pass
+    await until_nobody_listens(dht)
+
+
+@row()
+async def listening_with_a_client_that_is_not_open(dht: Any, swarm: Swarm) -> None:
+    client = swarm.client()
+    with pytest.raises(ClientClosed):
+        async with client.listen("c"):
+            pass
+
+
+@row(SMALL)
+async def more_listeners_than_streams(dht: Any, swarm: Swarm) -> None:
+    """A blocking listener has connections of its own."""
+    if isinstance(dht, AwaitableClient):
+        return
+    async with dht.listen("c"), dht.listen("c"), dht.listen("c"), dht.listen("c"):
+        with pytest.raises(TooManyRequests):
+            async with dht.listen("c"):
+                pass
+        await dht.put("c", "key", b"value")
+    await until_nobody_listens(dht)

@@ -24,17 +24,20 @@ from swarm.core import limits
 from swarm.core.client_session import Call, ClientSession
 from swarm.core.config import Address, parse_address
 from swarm.core.errors import (
+    BadArgument,
+    BadKey,
     ClientClosed,
     ConnectionLost,
     NodeUnreachable,
     OutOfMemory,
+    ProtocolError,
     RequestTimeout,
     SwarmError,
     TooManyRequests,
 )
 from swarm.core.limits import RECORD_OVERHEAD_BYTES
 from swarm.core.node import NodeError
-from swarm.core.protocol import Request
+from swarm.core.protocol import Limits, Request
 from swarm.core.transports import Transport
 from swarm.dht import DhtClient
 from swarm.dht.hash_range import HASH_MAX, HashRange, hash_key, split_evenly
@@ -319,6 +322,69 @@ def test_a_node_that_does_not_answer(kind: str, tmp_path: Path) -> None:
         run(kind, [node.address], work, timeout=0.3)
 
 
+@every_async_client
+@pytest.mark.parametrize("how", ["timeout", "cancelled"])
+def test_what_was_not_sent_to_a_node_that_hangs_is_dropped(kind: str, how: str, tmp_path: Path) -> None:
+    """And so it is not carried out when nobody waits for it any more."""
+    asked = 60
+
+    async def work(dht: Any) -> None:
+        await dht.ready()
+
+        async def put(number: int) -> None:
+            if how == "timeout":
+                with pytest.raises(RequestTimeout):
+                    await dht.put("a", f"{number}", b"v" * MIB)
+            else:
+                with anyio.move_on_after(0.2) as scope:
+                    await dht.put("a", f"{number}", b"v" * MIB)
+                assert scope.cancelled_caught
+
+        (connection,) = dht._connections
+        with node.paused():
+            with pytest.raises(RequestTimeout):  # larger than what the kernel takes: it is in the way of all others
+                await dht.put("b", "large", b"v" * (16 * MIB))
+            async with anyio.create_task_group() as tasks:
+                for number in range(asked):
+                    tasks.start_soon(put, number)
+            with anyio.fail_after(HANG_S):
+                while connection._session.unsent:
+                    await anyio.sleep(0.01)
+        await dht.ping()
+        assert await dht.channel_size("a") == (0, 0)
+        await dht.put("a", "key", b"value")
+        assert await dht.size() == (2, 16 * MIB + 5 + 8)
+
+    with DhtProcess(tmp_path) as node:
+        run(kind, [node.address], work, timeout=1.0)
+
+
+@every_async_client
+def test_a_connection_that_was_silent_for_too_long_is_made_anew(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "CLIENT_SILENCE_S", 0.6)
+
+    async def work(dht: Any) -> None:
+        await dht.put("a", "key", b"value")
+        with node.paused():
+            timeouts = 0
+            while True:
+                try:
+                    await dht.get("a", "key")
+                except RequestTimeout:
+                    timeouts += 1
+                except NodeUnreachable:  # it does not greet
+                    break
+            assert timeouts > 0
+        assert caplog.text.count("connection lost: nothing has come for 0.6 s") == 1
+        await until_reached(dht)
+        assert await dht.get("a", "key") == b"value"
+
+    with DhtProcess(tmp_path) as node:
+        run(kind, [node.address], work, timeout=0.25)
+
+
 @every_client
 def test_a_node_that_does_not_greet(kind: str, tmp_path: Path) -> None:
     async def work(dht: Any) -> None:
@@ -475,13 +541,84 @@ def test_a_gap_in_the_hash_ranges_is_told(kind: str, caplog: pytest.LogCaptureFi
             lambda: dht.put("a", keys[gap], b"v"),
             lambda: dht.put_many("a", dict.fromkeys(keys.values(), b"v")),
         ):
-            with pytest.raises(NodeUnreachable):
+            with pytest.raises(NodeUnreachable, match=r"no node is responsible for the key: .* have a gap"):
                 await call()
         assert await everything(dht, "a") == {keys[first]: b"value"}
 
     with running_dht(configs(first, last)) as dht_nodes:
         run(kind, dht_nodes.addresses, work, timeout=0.3)
     assert sum(message.startswith(f"gap in the hash ranges: {gap}") for message in caplog.messages) == 1
+
+
+@every_client
+@pytest.mark.parametrize(
+    "told", [None, 5, [], [0], [0, 1, 2], [5, 4], [-1, 5], [0, "5"], [0, 5.0], {"lowest": 0}], ids=repr
+)
+def test_a_hash_range_that_is_none(kind: str, told: object) -> None:
+    async def work(dht: Any) -> None:
+        with pytest.raises((NodeUnreachable, ProtocolError), match="hash_range") as caught:
+            await dht.put("a", "key", b"value")
+        assert dht_nodes.addresses[0] in str(caught.value)
+        dht_nodes._nodes[0].service.facts["hash_range"] = [0, HASH_MAX]
+        await until_reached(dht)
+        await dht.put("a", "key", b"value")
+
+    with running_dht() as dht_nodes:
+        dht_nodes._nodes[0].service.facts["hash_range"] = told
+        run(kind, dht_nodes.addresses, work, timeout=0.1)
+
+
+@every_client
+def test_limits_that_the_hello_tells_are_kept_to(kind: str) -> None:
+    """The node itself would take more: it is the client that refuses, and that cuts batches."""
+    keys = [b"%03d" % number for number in range(100)]
+    some = {key: key * 30 for key in keys}
+
+    async def requests(dht: Any, name: str) -> int:
+        (statistics,) = (await dht.node_statistics()).values()
+        return int(statistics["request"][name]["handled"])
+
+    async def work(dht: Any) -> None:
+        for _ in range(2):  # before the hello was read, and after
+            for call in (
+                lambda: dht.put("a", "k" * 21, b"v"),
+                lambda: dht.get("a", "k" * 21),
+                lambda: dht.put_many("a", {"k": b"v", "k" * 21: b"v" * 2000}),
+                lambda: dht.get_many("a", ["k", "k" * 21]),
+            ):
+                with pytest.raises(BadKey, match="1 to 20 bytes"):
+                    await call()
+        await dht.put("a", "k" * 20, b"v")
+        await dht.put_many("a", some)
+        assert await dht.get_many("a", keys) == some
+        assert await requests(dht, "put many") == len(keys) * 93 // 930
+        assert await requests(dht, "get many") == 1
+        assert await dht.get_many("a", [key * 6 for key in keys]) == {}
+        assert await requests(dht, "get many") == 1 + 2
+
+    with running_dht() as dht_nodes:
+        dht_nodes._nodes[0].service.limits = Limits(key_bytes=20, batch_bytes=1900)
+        run(kind, dht_nodes.addresses, work)
+
+
+@every_client
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e300, True, "5", None, 1j], ids=repr)
+def test_a_timeout_that_is_none(kind: str, timeout: Any) -> None:
+    async def work(_: Any) -> None:
+        pytest.fail("it was opened")
+
+    with pytest.raises(BadArgument, match="a timeout is a number of seconds above 0"):
+        run(kind, ["127.0.0.1:1"], work, timeout=timeout)
+
+
+@every_client
+def test_the_longest_timeout(kind: str) -> None:
+    async def work(dht: Any) -> None:
+        await dht.put("a", "key", b"value")
+        assert await everything(dht, "a") == {b"key": b"value"}
+
+    with running_dht() as dht_nodes:
+        run(kind, dht_nodes.addresses, work, timeout=limits.TIMEOUT_S_MAX)
 
 
 @every_client
@@ -777,7 +914,7 @@ async def test_a_cancelled_put_many_keeps_no_memory_aside(autojump_clock: trio.t
 async def test_a_cancelled_put_many_leaves_others_their_memory(autojump_clock: trio.testing.MockClock) -> None:
     """What is kept aside for one batch is not given back by another of the same connection; here it would be taken."""
     batch = records(30_000, b"v" * 400)
-    config = DhtConfig(NodeSection(memory_limit=24 * MIB))
+    config = DhtConfig(NodeSection(memory_limit=44 * MIB))
     stored = False
 
     async def put(dht: DhtClient) -> None:
@@ -810,15 +947,20 @@ async def test_a_cancelled_put_many_leaves_others_their_memory(autojump_clock: t
 class Lossy:
     """A connection in memory that stops to carry something."""
 
-    def __init__(self, transport: Transport, *, greets_only: bool = False) -> None:
+    def __init__(self, transport: Transport, *, greets_only: bool = False, breaks: bool = False) -> None:
         self._transport = transport
         self._greets_only = greets_only
         """What the client sends after the hellos is lost."""
         self._lost = False
+        self._breaks = breaks
+        """Once something is sent after the hello."""
         self.all_at_once = False
         """What the node sends arrives together, at the end of the connection."""
 
     def send_now(self, data: bytes) -> int:
+        if self._breaks:
+            self._transport.close()
+            raise BrokenPipeError
         return len(data) if self._lost else self._transport.send_now(data)
 
     async def send_all(self, data: bytes | memoryview) -> None:
@@ -871,6 +1013,42 @@ async def test_timeouts_of_requests_that_began_one_after_another(autojump_clock:
                 await trio.sleep(0.7)
                 nursery.start_soon(ask, dht)
             await trio.sleep(10)
+
+
+async def test_get_all_gives_up_by_the_clock_of_the_event_loop(autojump_clock: trio.testing.MockClock) -> None:
+    async with dht_in_memory() as dht_nodes:
+
+        async def connect(address: Address) -> Lossy:
+            return Lossy(await dht_nodes.connect(address), breaks=True)
+
+        async with DhtClient(dht_nodes.addresses, connect=connect, timeout=50) as dht:
+            begun = trio.current_time()
+            with pytest.raises(ConnectionLost):
+                await everything(dht, "a")
+            assert 50 < trio.current_time() - begun < 60
+
+
+async def test_only_a_connection_on_which_nothing_comes_is_made_anew(autojump_clock: trio.testing.MockClock) -> None:
+    transports: list[Lossy] = []
+    async with dht_in_memory() as dht_nodes:
+
+        async def connect(address: Address) -> Lossy:
+            transports.append(Lossy(await dht_nodes.connect(address), greets_only=len(transports) == 1))
+            return transports[-1]
+
+        async with DhtClient(dht_nodes.addresses, connect=connect, timeout=2) as dht:
+            await dht.put("a", "key", b"value")
+            await trio.sleep(1000)
+            await dht.get("a", "key")
+            assert len(transports) == 1, "silence is no reason where nothing was asked"
+            transports[0].send_now(b"this is no frame")
+            await trio.sleep(1)
+            begun = trio.current_time()
+            while len(transports) < 3:
+                with suppress(RequestTimeout):
+                    assert await dht.get("a", "key") == b"value"
+            assert limits.CLIENT_SILENCE_S <= trio.current_time() - begun < limits.CLIENT_SILENCE_S + 5
+            assert await dht.get("a", "key") == b"value"
 
 
 async def test_an_answer_right_before_the_end_of_the_connection_counts(

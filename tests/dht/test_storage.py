@@ -1,6 +1,7 @@
 """A channel of the dht node against a plain dict, with random operations and walks in between."""
 
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -128,6 +129,8 @@ class ChannelMachine(RuleBasedStateMachine):
             ("BATCH_BYTES", 120),
             ("WALK_RECORDS_MAX", 40),
             ("WALK_SHARD_RECORDS", 2),
+            ("WALK_BYTES_MAX", 150),
+            ("WALK_SORT_RECORDS", 6),
             ("REPLY_BYTES_MAX", 300),
             ("hash_key", eight_hashes if few_hashes else hash_key),
         ):
@@ -460,6 +463,71 @@ def test_a_step_of_a_walk_that_finds_nothing_is_bounded() -> None:
     batches = list(channel.walk(b"", b"", b"not in any value"))
     assert len(batches) >= 100_000 // (storage.WALK_RECORDS_MAX + storage.SHARD_RECORDS_MAX)
     assert not any(keys for _, keys, _ in batches)
+
+
+@pytest.mark.parametrize("size", [1000, 16 * 1024, 300_000])
+def test_a_step_of_a_walk_that_looks_through_large_values_is_bounded(size: int) -> None:
+    records = 64 * 2**20 // size
+    channel = filled(records, value=b"v" * size)
+    channel.put(b"needle", b"v" * size + b"needle")
+    batches = list(channel.walk(b"", b"", b"needle"))
+    assert len(batches) >= records * size // (storage.WALK_BYTES_MAX + size)
+    assert [key for _, keys, _ in batches for key in keys] == [b"needle"]
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gives all keys like hashes, so that they are in one shard; counts how many were hashed."""
+    counted = [0]
+
+    def like_hash(key: bytes) -> int:
+        counted[0] += 1
+        return hash_key(key) >> 40
+
+    monkeypatch.setattr(storage, "hash_key", like_hash)
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("key_prefix", "substring"), [(b"", b""), (b"key 1", b""), (b"", b"value 9"), (b"no key", b""), (b"", b"no value")]
+)
+def test_a_step_of_a_walk_through_keys_of_like_hashes_is_bounded(
+    key_prefix: bytes, substring: bytes, hashed: list[int]
+) -> None:
+    """Though the directory cannot part them: 10,000 in one shard are neither hashed nor looked at in one step."""
+    channel = DhtChannel(HashRange(), MemoryBudget(2**40))
+    records = {b"key %d" % number: b"value %d" % number for number in range(10_000)}
+    for key, value in records.items():
+        channel.put(key, value)
+    assert max(map(len, channel._shards())) == len(records)
+    expected = {k: v for k, v in records.items() if k.startswith(key_prefix) and substring in v}
+    seen: list[tuple[bytes, bytes]] = []
+    hashed[0] = steps = 0
+    for _, keys, values in channel.walk(b"", key_prefix, substring):
+        assert hashed[0] <= storage.WALK_SORT_RECORDS
+        assert len(keys) <= storage.SHARD_RECORDS_MAX
+        hashed[0] = 0
+        seen += zip(keys, values, strict=True)
+        steps += 1
+    assert seen == sorted(expected.items(), key=lambda record: (hash_key(record[0]) >> 40, record[0]))
+    assert steps >= len(records) // storage.WALK_SORT_RECORDS
+    for steps_before in range(12):
+        walk = channel.walk(b"", b"", b"")
+        deque(islice(walk, steps_before), maxlen=0)
+        for key in list(records)[steps_before::12]:
+            assert channel.remove_record(key)
+            del records[key]
+        assert {key for _, keys, _ in walk for key in keys} <= set(records)
+
+
+def test_a_walk_through_keys_of_like_hashes_ends_with_the_channel(hashed: list[int]) -> None:
+    for steps in range(12):
+        channel = filled(10_000)
+        walk = channel.walk(b"", b"", b"")
+        assert len(list(islice(walk, steps))) == steps
+        deque(channel.remove(), maxlen=0)
+        with pytest.raises(ChannelRemoved):
+            next(walk)
 
 
 @pytest.mark.parametrize("cursor", [b"\xff" * 488, b"\xff" * 8, b"\0" * 8, b"\0" * 8 + b"\0" * 480])

@@ -1,0 +1,135 @@
+"""Streams from several nodes at once that are to go on for ever, for the clients under trio and asyncio.
+
+No task of their own: batches stay in their waiters until the program asks for the next, and credit is granted when one
+was taken, so CLIENT_STREAM_CREDIT bounds what waits here. A stream whose connection broke is begun again when the
+connection is there again and the program asks.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import anyio
+
+from swarm.core.async_client import AsyncClient
+from swarm.core.client_session import BROKE, Call, describe, result_of
+from swarm.core.errors import ClientClosed, ConnectionLost, RequestTimeout
+from swarm.core.waiters import Waiter
+
+
+class _Waiter(Waiter):
+    """Of one stream; tells of each answer instead of waking a task."""
+
+    __slots__ = ("_tell", "call")
+
+    def __init__(self, call: Call, tell: Callable[["_Waiter"], None]) -> None:
+        super().__init__(math.inf)
+        self.batches = deque()
+        self.call = call
+        self._tell = tell
+
+    def _wake(self) -> None:
+        self._tell(self)
+
+
+class AsyncStreams:
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._running: dict[int, _Waiter] = {}
+        """By node."""
+        self._to_begin: dict[int, Call] = {}
+        """Where there is no connection."""
+        self._answers: deque[_Waiter] = deque()
+        """A waiter for each answer that was not asked for yet, oldest first."""
+        self._woken = anyio.Event()
+        for connection in client._connections:
+            connection.at_change.add(self._wake)
+
+    async def open(self, calls: list[Call]) -> None:
+        """Begins the streams; returns when each has given its first batch. NodeUnreachable, RequestTimeout."""
+        loop = self._client._loop
+        if loop is None:
+            raise ClientClosed("the client is not open: use it inside `async with`")
+        deadline = loop.clock() + self._client._timeout_s
+        self.begin(calls)
+        while missing := [call for call in calls if not self._has_begun(call)]:
+            self._begin_those_that_can()
+            with anyio.move_on_at(deadline) as scope:
+                await self._wait()
+            if scope.cancelled_caught:
+                for call in missing:
+                    await self._client._wait_ready(self._client._connections[call.node], deadline, call.request)
+                error = RequestTimeout(f"no answer within {self._client._timeout_s:g} s")
+                raise describe(error, missing[0].request, self._client._connections[missing[0].node].name)
+
+    def _has_begun(self, call: Call) -> bool:
+        waiter = self._running.get(call.node)
+        if waiter is not None and waiter.done and not waiter.batches:
+            self._answers.remove(waiter)
+            self._ended(waiter)
+            self._to_begin[call.node] = call
+            return False
+        return waiter is not None and bool(waiter.batches)
+
+    def begin(self, calls: Iterable[Call]) -> None:
+        """Begins streams, each as soon as there is a connection to its node."""
+        self._to_begin.update((call.node, call) for call in calls)
+
+    async def next(self) -> tuple[int, Any]:
+        """A node, and its next batch or BROKE. Raises what a node tells, ClientClosed."""
+        while True:
+            self._begin_those_that_can()
+            if self._answers:
+                waiter = self._answers.popleft()
+                if waiter.batches:
+                    batch = waiter.batches.popleft()
+                    self._client._connections[waiter.call.node].grant(waiter, 1)
+                    return waiter.call.node, batch
+                self._ended(waiter)
+                return waiter.call.node, BROKE
+            await self._wait()
+
+    def stop(self) -> None:
+        """Stops the streams; others may be begun."""
+        for node, waiter in self._running.items():
+            self._client._connections[node].stop(waiter)
+        self._running.clear()
+        self._to_begin.clear()
+        self._answers.clear()
+
+    def close(self) -> None:
+        self.stop()
+        for connection in self._client._connections:
+            connection.at_change.discard(self._wake)
+
+    async def _wait(self) -> None:
+        if self._client._loop is None:
+            raise ClientClosed("the client was closed")
+        self._woken = anyio.Event()
+        await self._woken.wait()
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    def _answered(self, waiter: _Waiter) -> None:
+        if self._running.get(waiter.call.node) is waiter:
+            self._answers.append(waiter)
+            self._woken.set()
+
+    def _begin_those_that_can(self) -> None:
+        for node, call in list(self._to_begin.items()):
+            connection = self._client._connections[node]
+            if connection.ready:
+                del self._to_begin[node]
+                waiter = self._running[node] = _Waiter(call, self._answered)
+                connection.submit(call.request, call.arguments, waiter)
+
+    def _ended(self, waiter: _Waiter) -> None:
+        """There is nothing more to come of this stream: raises why, unless that may be another time."""
+        del self._running[waiter.call.node]
+        name = self._client._connections[waiter.call.node].name
+        if waiter.error is None:
+            result_of(waiter.call, name, waiter.status, waiter.result)
+        elif not isinstance(waiter.error, ConnectionLost):
+            raise describe(waiter.error, waiter.call.request, name)
