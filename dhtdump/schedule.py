@@ -17,7 +17,7 @@ from dhtdump.config import DumpSection
 from dhtdump.cycle import DumpClient, Progress, dump_node, manifest_before
 from swarm.core.errors import SwarmError
 from swarm.core.limits import MIB
-from swarm.core.logs import Logs
+from swarm.core.logs import Logs, figures
 from swarm.core.stats import flatten
 from swarm.dht.dump_format import Manifest
 from swarm.dht.dumps import DumpNotWritten
@@ -111,7 +111,7 @@ class Schedule:
                     name: {"records": size.records, "bytes": size.bytes} for name, size in manifest.channels.items()
                 },
             }
-        self._logs.stats(flatten(values))
+        self._logs.stats([figures(flatten(values))])
 
 
 def has_grown(journal_bytes: int, dump_bytes: int, multiple: float) -> bool:
