@@ -24,6 +24,9 @@ from bench.client import KEY_BYTES, REDIS_BATCH, VALUE_BYTES, Job, write_keys
 from bench.processes import (
     BUILD,
     CLIENT_CORE,
+    NODE_IN_MEMORY,
+    REDIS_DURABLE,
+    REDIS_IN_MEMORY,
     REDIS_SETTINGS,
     ROOT,
     SERVER_CORE,
@@ -92,7 +95,7 @@ class Round:
 
     def job(self, system: System, work: str, **options: Any) -> Job:
         settings: dict[str, Any] = {"keys": str(self._keys), "seconds": self.settings.single_s} | options
-        return Job(work, system, self.servers[system].port, **settings)
+        return Job(work, "redis" if system == "redis" else "ours", self.servers[system].port, **settings)
 
     def client(self, system: System, work: str, *, core: int = CLIENT_CORE, **options: Any) -> dict[str, float]:
         return self.processes.client(self.job(system, work, **options), core)
@@ -112,12 +115,9 @@ class Round:
             self.note(row, f"{system} {name}", value)
 
     def load(self, system: str, operation: str, pipeline: int, times: int, *options: str) -> dict[str, Any]:
-        """Runs the load generator against ours, redis or echo."""
-        protocol, port = {
-            "ours": ("swarm", self.servers["ours"].port),
-            "redis": ("redis", self.servers["redis"].port),
-            "echo": ("echo", None),
-        }[system]
+        """Runs the load generator against a server, or echo."""
+        protocol = {"redis": "redis", "echo": "echo"}.get(system, "swarm")
+        port = {str(name): server.port for name, server in self.servers.items()}.get(system)
         requests = self.settings.loadgen_requests * times
         return self.processes.loadgen(
             self._loadgen,
@@ -163,6 +163,9 @@ BATCH_PEERS = ("redis-py, MSET of 1,000", "redis-py, MGET of 1,000")
 ASYNC_PEERS = ("redis.asyncio, SET", "redis.asyncio, GET")
 TASKS_PEERS = ("redis.asyncio, 50 tasks, SET", "redis.asyncio, 50 tasks, GET")
 NODE_PEERS = ("redis-server, SET", "redis-server, GET")
+DURABLE_BATCH = "redis-py, MSET of 1,000, append-only file"
+DURABLE_NODE = "redis-server, SET, append-only file"
+WITHOUT_JOURNAL = "the node without its journal"
 
 ONE_AT_A_TIME = put_get_rows("blocking: {}, one at a time, same core", SINGLE_PEERS, (1.2, 1.2))
 ONE_AT_A_TIME_WITHOUT_POOL = put_get_rows("blocking: {}, one at a time, same core, no pool", SINGLE_PEERS_WITHOUT_POOL)
@@ -178,6 +181,14 @@ FIFTY_TASKS_ASYNCIO = put_get_rows("asyncio: {}, 50 tasks", TASKS_PEERS)
 IN_FLIGHT_1 = put_get_rows("node: {}, 50 connections, 1 in flight", NODE_PEERS, (0.7, 0.7))
 IN_FLIGHT_16 = put_get_rows("node: {}, 50 connections, 16 in flight", NODE_PEERS, (0.4, 0.4))
 IN_FLIGHT_16_FRAMES = put_get_rows("node: {}, 50 connections, 16 in flight, a frame each", NODE_PEERS)
+
+JOURNAL_INSERT = Row("journal: put_many of 1,000, inserts", "/s", DURABLE_BATCH)
+JOURNAL_BATCHES = Row("journal: put_many of 1,000", "/s", DURABLE_BATCH, at_least(2))
+JOURNAL_1 = Row("journal: put, 50 connections, 1 in flight", "/s", DURABLE_NODE, at_least(1))
+JOURNAL_16 = Row("journal: put, 50 connections, 16 in flight", "/s", DURABLE_NODE, at_least(0.8))
+PRICE_1 = Row("journal: its price, put, 50 connections, 1 in flight", "/s", WITHOUT_JOURNAL, at_least(0.75), "bare")
+PRICE_16 = Row("journal: its price, put, 50 connections, 16 in flight", "/s", WITHOUT_JOURNAL, None, "bare")
+PRICE_BATCHES = Row("journal: its price, put_many of 1,000, inserts", "/s", WITHOUT_JOURNAL, None, "bare")
 
 MEMORY = Row("memory: a record", "B", "redis-server", at_most(1.3))
 MEMORY_LARGE = Row("memory: a record, put 100,000 at a time", "B", "redis-server")
@@ -197,6 +208,19 @@ def fill(memory: Row, pause: Row, batch: int) -> Measurement:
         this.note(memory, system, (server.private_bytes() - empty) / this.settings.records)
 
     return Measurement((memory, pause), measure)
+
+
+def durable_fill(this: Round, system: System) -> None:
+    """Fills a server that keeps what it is given, or a node that does not; the node's figure is in two rows."""
+    rate = this.client(system, "insert")["put"]
+    if system != "bare":
+        this.note(JOURNAL_INSERT, system, rate)
+    if system != "redis":
+        this.note(PRICE_BATCHES, system, rate)
+
+
+def durable_batches(this: Round, system: System) -> None:
+    this.note(JOURNAL_BATCHES, system, this.client(system, "batches")["put"])
 
 
 def batches(rows: tuple[Row, Row], **options: Any) -> Measurement:
@@ -240,7 +264,7 @@ def pause(row: Row, work: str) -> Measurement:
     return Measurement((row,), lambda this, system: this.probe(system, work, row))
 
 
-def node(row: Row, operation: str, pipeline: int) -> Measurement:
+def node(row: Row, operation: str, pipeline: int, systems: tuple[str, ...] = ("ours", "redis", "echo")) -> Measurement:
     """The load generator against node, Redis, and its own echo server, which shows what it could drive."""
 
     def measure(this: Round, system: str) -> None:
@@ -248,7 +272,7 @@ def node(row: Row, operation: str, pipeline: int) -> Measurement:
         this.note(row, system, figures["requests_per_s"])
         this.note(row, f"{system} busy", figures["busy"])
 
-    return Measurement((row,), measure, ("ours", "redis", "echo"))
+    return Measurement((row,), measure, systems)
 
 
 def node_frames(row: Row, operation: str) -> Measurement:
@@ -279,6 +303,8 @@ class Phase:
     fill: Measurement
     """Fills the servers; runs whenever the phase does."""
     rest: tuple[Measurement, ...]
+    durable: bool = False
+    """Whether the servers keep on disk what was written."""
 
     def measurements(self, settings: Settings) -> list[Measurement]:
         """What is to run for the rows that are asked for."""
@@ -312,6 +338,17 @@ PHASES = (
         fill(MEMORY_LARGE, PAUSE_INSERT_LARGE, LARGE),
         (Measurement((*IN_FLIGHT_1, *IN_FLIGHT_16), redis_benchmark, ("redis-benchmark",)),),
     ),
+    Phase(
+        Measurement((JOURNAL_INSERT, PRICE_BATCHES), durable_fill, ("ours", "redis", "bare")),
+        (
+            Measurement((JOURNAL_BATCHES,), durable_batches),
+            node(JOURNAL_1, "put", 1, ("ours", "redis")),
+            node(JOURNAL_16, "put", 16, ("ours", "redis")),
+            node(PRICE_1, "put", 1, ("ours", "bare")),
+            node(PRICE_16, "put", 16, ("ours", "bare")),
+        ),
+        durable=True,
+    ),
 )
 
 ROWS = (
@@ -320,6 +357,7 @@ ROWS = (
     *(*IN_FLIGHT_1, *IN_FLIGHT_16, *IN_FLIGHT_16_FRAMES),
     *(MEMORY, MEMORY_LARGE),
     *(PAUSE_GET_ALL, PAUSE_INSERT, PAUSE_INSERT_LARGE, PAUSE_IDLE),
+    *(JOURNAL_INSERT, JOURNAL_BATCHES, JOURNAL_1, JOURNAL_16, PRICE_1, PRICE_16, PRICE_BATCHES),
 )
 
 
@@ -354,8 +392,8 @@ class Steps:
 
 def measure(settings: Settings) -> Values:
     values: Values = {}
-    plans = [each.measurements(settings) for each in PHASES]
-    steps = Steps(settings.rounds * sum(map(len, plans)))
+    plans = [(each.durable, each.measurements(settings)) for each in PHASES]
+    steps = Steps(settings.rounds * sum(len(plan) for _, plan in plans))
     loadgen = build_loadgen()
     with tempfile.TemporaryDirectory(prefix="swarm-bench-") as name, steps.shown():
         directory = Path(name)
@@ -364,8 +402,8 @@ def measure(settings: Settings) -> Values:
         with Processes(directory) as processes:
             for number in range(1, settings.rounds + 1):
                 this = Round(settings, processes, loadgen, keys, values, number)
-                for plan in filter(None, plans):
-                    with processes.servers() as this.servers:
+                for durable, plan in plans:
+                    with processes.servers(durable=durable) if plan else nullcontext({}) as this.servers:
                         for each in plan:
                             steps.next(number, each.rows)
                             for system in each.systems if number % 2 else each.systems[::-1]:
@@ -385,8 +423,9 @@ def describe(settings: Settings, neighbours: machine.Neighbours) -> dict[str, st
         "settings": f"{settings.records:,} records, keys of {KEY_BYTES} bytes, values of {VALUE_BYTES}; "
         f"medians of {settings.rounds} rounds",
         "the clients' settings": "their defaults, but for a timeout of 30 s of ours",
-        "Redis' settings": " ".join(each or '""' for each in REDIS_SETTINGS) + ", else its defaults",
-        "the node's settings": "its defaults",
+        "Redis' settings": " ".join(each or '""' for each in REDIS_SETTINGS + REDIS_IN_MEMORY) + ", else its defaults",
+        "the node's settings": "no journal (" + " ".join(NODE_IN_MEMORY.split()) + "), else its defaults",
+        "rows that begin with journal": f"the node by its defaults; Redis with {' '.join(REDIS_DURABLE)}",
         "pinning": f"servers on core {SERVER_CORE}, clients on core {CLIENT_CORE}; same core: both on {SERVER_CORE}",
         "the prober's priority": "real time"
         if machine.real_time_allowed()

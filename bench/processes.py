@@ -31,9 +31,13 @@ START_S = 30.0  # a server that has not come up by then never will
 STOP_S = 30.0
 CLIENT_S = 300.0  # a client program that runs for longer hangs
 
-REDIS_SETTINGS = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--daemonize", "no"]
+REDIS_SETTINGS = ["--save", "", "--bind", "127.0.0.1", "--daemonize", "no"]
+REDIS_IN_MEMORY = ["--appendonly", "no"]
+REDIS_DURABLE = ["--appendonly", "yes", "--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0"]
+NODE_IN_MEMORY = "[journal]\nenabled = no\n"
 
-System = Literal["ours", "redis"]
+System = Literal["ours", "redis", "bare"]
+"""bare: ours without its journal, where ours has one."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -94,27 +98,35 @@ class Processes:
     # Servers.
 
     @contextmanager
-    def servers(self) -> Iterator[dict[System, Server]]:
-        """A node and a Redis, both empty."""
-        servers: dict[System, Server] = {"ours": self._start_node(), "redis": self._start_redis()}
+    def servers(self, *, durable: bool) -> Iterator[dict[System, Server]]:
+        """A node and a Redis, both empty. durable: both keep what was written on disk; and a node that does not."""
+        servers: dict[System, Server] = {}
         try:
+            servers["ours"] = self._start_node("ours", journal=durable)
+            servers["redis"] = self._start_redis(REDIS_DURABLE if durable else REDIS_IN_MEMORY)
+            if durable:
+                servers["bare"] = self._start_node("bare", journal=False)
             yield servers
         finally:
             for server in servers.values():
                 self._end(server.process)
 
-    def _start_node(self) -> Server:
-        data = self._new_directory("node")
-        command = [sys.executable, "-m", "nodes.dht", "--address", "127.0.0.1:0", "--data", str(data)]
+    def _start_node(self, system: System, *, journal: bool) -> Server:
+        directory = self._new_directory("node")
+        command = [sys.executable, "-m", "nodes.dht", "--address", "127.0.0.1:0", "--data", str(directory)]
+        if not journal:
+            config = directory / "in-memory.ini"
+            config.write_text(NODE_IN_MEMORY, encoding="utf-8")
+            command += ["--config", str(config)]
         process = self._start(command, core=SERVER_CORE, stderr=subprocess.PIPE)
         assert process.stderr is not None
         match = _wait_for_line(process, process.stderr, r"serves on \S+:(\d+),")
-        return Server("ours", int(match[1]), process)
+        return Server(system, int(match[1]), process)
 
-    def _start_redis(self) -> Server:
+    def _start_redis(self, settings: list[str]) -> Server:
         port = _free_port()
         directory = self._new_directory("redis")
-        command = ["redis-server", "--port", str(port), "--dir", str(directory), *REDIS_SETTINGS]
+        command = ["redis-server", "--port", str(port), "--dir", str(directory), *REDIS_SETTINGS, *settings]
         process = self._start(command, core=SERVER_CORE)
         assert process.stdout is not None
         _wait_for_line(process, process.stdout, r"[Rr]eady to accept connections")

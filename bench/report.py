@@ -31,9 +31,11 @@ class Row:
     name: str
     unit: Literal["/s", "B", "ms"]
     peer: str
-    """What Redis' figure is of."""
+    """What the other figure is of: Redis', unless against says otherwise."""
     wanted: Wanted | None = None
     """None: for information."""
+    against: str = "redis"
+    """The series that ours is compared with."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ LEFT = {0, 2}
 
 
 def judge(row: Row, series: dict[str, list[float]]) -> Result:
-    ours, redis = series["ours"], series["redis"]
+    ours, redis = series["ours"], series[row.against]
     ratios = [mine / theirs for mine, theirs in zip(ours, redis, strict=True)]
     shown = ours if row.unit == "ms" else ratios
     met = None
@@ -123,8 +125,8 @@ class Report:
                 name,
                 amount(median(series["ours"]), "/s"),
                 f"{median(series['ours busy']):.0%}",
-                amount(median(series["redis"]), "/s"),
-                f"{median(series['redis busy']):.0%}",
+                amount(median(series["redis"]), "/s") if "redis" in series else "",
+                f"{median(series['redis busy']):.0%}" if "redis" in series else "",
                 amount(median(series["echo"]), "/s") if "echo" in series else "",
                 f"{median(series['echo']) / median(series['ours']):.1f}" if "echo" in series else "",
                 amount(median(series["redis-benchmark"]), "/s") if "redis-benchmark" in series else "",
