@@ -105,7 +105,10 @@ class Processes:
 
     def _start_node(self) -> Server:
         data = self._new_directory("node")
+        configuration = data / "dht.ini"
+        configuration.write_text("[journal]\nenabled = no\n", encoding="ascii")  # as Redis without its append-only file
         command = [sys.executable, "-m", "nodes.dht", "--address", "127.0.0.1:0", "--data", str(data)]
+        command += ["--config", str(configuration)]
         process = self._start(command, core=SERVER_CORE, stderr=subprocess.PIPE)
         assert process.stderr is not None
         match = _wait_for_line(process, process.stderr, r"serves on \S+:(\d+),")

@@ -69,7 +69,9 @@ def load(
     accept_damage: bool = False,
     memory_limit: int = 0,
 ) -> Loaded:
-    node = make_node(DhtConfig(node=NodeSection(hash_range=hash_range, memory_limit=memory_limit)))
+    node = make_node(
+        DhtConfig(NodeSection(hash_range=hash_range, memory_limit=memory_limit), JournalSection(enabled=False))
+    )
     progress: list[tuple[int, int]] = []
     first = load_snapshot(
         directory,
