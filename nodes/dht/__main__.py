@@ -11,9 +11,7 @@ import click
 import trio
 
 from nodes.dht.config import DhtConfig
-from nodes.dht.loading_progress import told_progress
 from nodes.dht.node import make_node
-from nodes.dht.snapshot import load_snapshot
 from swarm import __version__
 from swarm.core.config import EX_CONFIG, Address, ConfigError, load, override, parse_address, parse_size
 from swarm.core.logs import open_logs
@@ -45,6 +43,7 @@ class _Parsed(click.ParamType[Any]):
 @click.option(
     "--memory-limit", type=_Parsed("SIZE", parse_size), help="Of its records: 512 MiB.  [three quarters of the machine]"
 )
+@click.option("--accept-damage", is_flag=True, help="Start with what is sound of a damaged journal.")
 @click.version_option(__version__, prog_name="dhtnode")
 def main(
     config_file: Path | None,
@@ -52,6 +51,7 @@ def main(
     data: Path | None,
     hash_range: HashRange | None,
     memory_limit: int | None,
+    accept_damage: bool,
 ) -> None:
     """Runs a dht node: an in-memory key/value store with many channels.
 
@@ -71,28 +71,28 @@ def main(
         sys.exit(EX_CONFIG)
     try:
         with lock_directory(config.node.data):
-            _serve(config)
+            _serve(config, accept_damage)
     except NodeError as error:
         click.echo(f"dhtnode: {error}", err=True)
         sys.exit(1)
 
 
-def _serve(config: DhtConfig) -> None:
+def _serve(config: DhtConfig, accept_damage: bool) -> None:
     directory = Path(config.logs.directory) if config.logs.directory else config.node.data
     try:
         logs = open_logs(directory, console=config.logs.console)
     except OSError as error:
         raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
     try:
-        node = make_node(config, logs)
-        with told_progress("loading the dump") as progress:
-            policy = config.dump.out_of_range
-            load_snapshot(config.dump_dir, node.channels, config.node.hash_range, node.budget, policy, False, progress)
+        node = make_node(config, logs, accept_damage=accept_damage, loads_dump=True)
         trio.run(_run, config, node, listen(config.node.address), strict_exception_groups=True)
     except NodeError as error:
         log.error("%s", error)
         raise
-    except Exception:
+    except Exception as error:
+        if reason := _node_error(error):
+            log.error("the node stops: %s", reason)
+            raise reason from None
         log.exception("the node crashed")
         raise
     finally:
@@ -103,6 +103,10 @@ async def _run(config: DhtConfig, node: Node, sock: socket.socket) -> None:
     prepare_process()
     async with trio.open_nursery() as nursery:
         await nursery.start(node.handle_signals, lambda: None)
+        if not config.journal.enabled:
+            log.warning(
+                "there is no journal (enabled = no in section [journal]): the content is gone when the node ends"
+            )
         log.info(
             "dhtnode serves on %s, hash range %s, memory limit %d MiB, data in %s",
             _bound_address(config, sock),
@@ -113,6 +117,14 @@ async def _run(config: DhtConfig, node: Node, sock: socket.socket) -> None:
         await node.run([sock])
         log.info("stopped")
         nursery.cancel_scope.cancel()
+
+
+def _node_error(error: BaseException) -> NodeError | None:
+    """Why the node cannot go on, if all that has ended it are reasons that its operator can mend."""
+    if isinstance(error, BaseExceptionGroup):
+        reasons = [_node_error(each) for each in error.exceptions]
+        return reasons[0] if all(reasons) else None
+    return error if isinstance(error, NodeError) else None
 
 
 def _bound_address(config: DhtConfig, sock: socket.socket) -> Address:

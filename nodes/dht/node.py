@@ -1,8 +1,17 @@
 """Puts a dht node together."""
 
+import logging
+
 from nodes.dht.config import DhtConfig
 from nodes.dht.dump_requests import DumpRequests
+from nodes.dht.journal import Journal, NoJournal
+from nodes.dht.journal_files import Files
+from nodes.dht.journal_format import REMOVE_CHANNEL
+from nodes.dht.loading_progress import told_progress
+from nodes.dht.recovery import collector_at_rest, recover
+from nodes.dht.replay import Replay, check_range
 from nodes.dht.requests import DhtRequests
+from nodes.dht.snapshot import load_snapshot
 from nodes.dht.storage import DhtChannel
 from swarm import __version__
 from swarm.core.logs import Logs
@@ -11,19 +20,49 @@ from swarm.core.request_handler import Service
 from swarm.core.storage_channels import MemoryBudget, StorageChannels
 from swarm.dht.protocol import KIND
 
+log = logging.getLogger(__name__)
 
-def make_node(config: DhtConfig, logs: Logs | None = None) -> Node:
+
+def make_node(
+    config: DhtConfig,
+    logs: Logs | None = None,
+    *,
+    accept_damage: bool = False,
+    loads_dump: bool = False,
+    files: Files | None = None,
+) -> Node:
+    """A node that holds what its data directory holds. Loads it, which may take long; raises NodeError if it cannot.
+
+    accept_damage: start with what is sound of a damaged dump or journal. loads_dump: also where there is no journal; a
+    node for tests begins empty then. files: the operations on the journal's files.
+    """
     hash_range = config.node.hash_range
     service = Service(
         kind=KIND,
         software=f"dhtnode {__version__}",
         limits=config.limits.to_limits(),
         facts={"hash_range": [hash_range.lowest, hash_range.highest]},
+        holds_writes=config.journal.enabled and config.journal.fsync == "always",
     )
     budget = MemoryBudget(config.node.memory_limit or default_memory_limit())
-    channels = StorageChannels(lambda: DhtChannel(hash_range, budget), config.limits.channels_max)
-    DhtRequests(service, channels, hash_range, budget)
-    DumpRequests(service, config.dump_dir, journal=None)
+
+    def note_removal(name: str) -> None:
+        journal.make_room(name, 0)
+        journal.note((REMOVE_CHANNEL, name))
+
+    channels = StorageChannels(lambda: DhtChannel(hash_range, budget), config.limits.channels_max, note_removal)
+    journal: Journal | NoJournal
+    if config.journal.enabled:
+        journal = _load(config, service, channels, budget, accept_damage=accept_damage, files=files)
+        service.commit = journal.commit
+        service.background.append(journal.run)
+        service.more_statistics.append(journal.statistics)
+    else:
+        journal = NoJournal()
+        if loads_dump:
+            _load_dump(config, channels, budget, accept_damage)
+    DhtRequests(service, channels, hash_range, budget, journal)
+    DumpRequests(service, config.dump_dir, journal if isinstance(journal, Journal) else None)
     return Node(
         service,
         channels,
@@ -32,3 +71,57 @@ def make_node(config: DhtConfig, logs: Logs | None = None) -> Node:
         logs=logs,
         stats_period_s=config.logs.stats_period,
     )
+
+
+def _load_dump(
+    config: DhtConfig, channels: StorageChannels[DhtChannel], budget: MemoryBudget, accept_damage: bool
+) -> int:
+    """The first segment of the journal that is needed behind it."""
+    with told_progress("loading the dump") as progress:
+        return load_snapshot(
+            config.dump_dir,
+            channels,
+            config.node.hash_range,
+            budget,
+            config.dump.out_of_range,
+            accept_damage,
+            progress,
+        )
+
+
+def _load(
+    config: DhtConfig,
+    service: Service,
+    channels: StorageChannels[DhtChannel],
+    budget: MemoryBudget,
+    *,
+    accept_damage: bool,
+    files: Files | None,
+) -> Journal:
+    """Fills the channels, and opens the journal for what comes."""
+    directory = config.node.data / "journal"
+    with collector_at_rest():
+        first_segment = _load_dump(config, channels, budget, accept_damage)
+        replay = Replay(channels, budget, config.node.hash_range)
+        recovered = recover(directory, replay, first_segment, accept_damage=accept_damage)
+    check_range(replay.out_of_range, channels.size()[1], config.dump.out_of_range, config.node.hash_range)
+    if budget.free < 0:
+        log.warning(
+            "what was loaded takes %d MiB, the memory limit is %d MiB: writes are refused until enough is removed",
+            budget.used >> 20,
+            budget.limit >> 20,
+        )
+    section = config.journal
+    journal = Journal(
+        service,
+        directory,
+        last_number=recovered.last_number,
+        last_bytes=recovered.last_bytes,
+        segments=recovered.segments,
+        fsync=section.fsync,
+        fsync_interval_s=section.fsync_interval,
+        segment_bytes=section.segment_bytes,
+        files=files,
+    )
+    journal.first_undumped = first_segment
+    return journal

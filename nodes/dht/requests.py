@@ -1,11 +1,16 @@
 """What the dht node answers to each of its requests. docs/protocol.md §5.
 
 The usual case is tested in line; the definitions in swarm.dht.protocol then say what is wrong with the others.
+
+What changes something asks the journal for room before, and notes the change when it was made. A single small record
+needs no asking: a comparison with unchecked_bytes tells.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nodes.dht.journal import Journal, NoJournal
+from nodes.dht.journal_format import PUT, PUT_MANY, REMOVE
 from nodes.dht.listeners import Listener, Listeners
 from nodes.dht.reserves import Reserves
 from nodes.dht.storage import DhtChannel, conflict, wrong_node
@@ -20,7 +25,12 @@ from swarm.dht.hash_range import HashRange, hash_key
 
 class DhtRequests:
     def __init__(
-        self, service: Service, channels: StorageChannels[DhtChannel], hash_range: HashRange, budget: MemoryBudget
+        self,
+        service: Service,
+        channels: StorageChannels[DhtChannel],
+        hash_range: HashRange,
+        budget: MemoryBudget,
+        journal: Journal | NoJournal,
     ) -> None:
         self._limits = service.limits
         self._value_bytes = service.limits.value_bytes
@@ -33,6 +43,8 @@ class DhtRequests:
         service.more_statistics.append(listeners.statistics)
         self._reserves = Reserves(budget)
         service.background.append(self._reserves.expire)
+        self._journal = journal
+        self._note = journal.note
         service.handle(protocol.PUT, self._put)
         service.handle(protocol.PUT_MANY, self._put_many, "batch")
         service.handle(protocol.GET, self._get)
@@ -52,11 +64,15 @@ class DhtRequests:
             engine = self._engine(channel)
             if engine is None:
                 raise TypeError
+            if len(value) > self._journal.unchecked_bytes:
+                self._journal.make_room(channel, len(key) + len(value))
             engine.put(key, value)
         except TypeError:
             protocol.PUT.check((channel, key, value), self._limits)
             with self._channels.create(channel) as engine:
+                self._journal.make_room(channel, len(key) + len(value))
                 engine.put(key, value)
+        self._note((PUT, channel, key, value))
         if self._listened:
             self._listeners.changed(channel, key, value)
 
@@ -79,22 +95,34 @@ class DhtRequests:
         protocol.REMOVE.check((channel, key), self._limits)
         self._check_range(key)
         engine = self._channels.get(channel)
-        existed = engine is not None and engine.remove_record(key)
-        if existed and self._listened:
-            self._listeners.changed(channel, key, None)
+        if engine is None:
+            return False
+        if self._journal.unchecked_bytes < 0:
+            self._journal.make_room(channel, len(key))
+        existed = engine.remove_record(key)
+        if existed:
+            self._note((REMOVE, channel, key))
+            if self._listened:
+                self._listeners.changed(channel, key, None)
         return existed
 
     def _update(self, channel: Any, key: Any, expected: Any, new: Any) -> None:
         protocol.UPDATE.check((channel, key, expected, new), self._limits)
         self._check_range(key)
         engine = self._channels.get(channel)
+        if engine is None and expected is not None:
+            raise conflict(None, expected)
+        if new is not None or expected is not None:
+            self._journal.make_room(channel, len(key) + len(new or b""))
         if engine is not None:
             engine.update(key, expected, new)
-        elif expected is not None:
-            raise conflict(None, expected)
         elif new is not None:
             with self._channels.create(channel) as engine:
                 engine.update(key, expected, new)
+        if new is not None:
+            self._note((PUT, channel, key, new))
+        elif expected is not None:
+            self._note((REMOVE, channel, key))
         if self._listened and (expected is not None or new is not None):
             self._listeners.changed(channel, key, new)
 
@@ -115,11 +143,14 @@ class DhtRequests:
         try:
             engine = self._channels.get(channel)
             if engine is not None:
+                self._journal.make_room(channel, size, len(keys))
                 engine.put_many(keys, values, size)
             else:
                 protocol.PUT_MANY.check((channel, keys, values, reserve), self._limits)
                 with self._channels.create(channel) as engine:
+                    self._journal.make_room(channel, size, len(keys))
                     engine.put_many(keys, values, size)
+            self._note((PUT_MANY, channel, keys, values))
         except SwarmError:
             if reserve:
                 self._reserves.release(connection, reserve)

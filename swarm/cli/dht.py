@@ -437,9 +437,7 @@ def _json_line(members: dict[str, str]) -> bytes:
 @dht.command()
 @_CHANNEL
 @click.option("--refresh", is_flag=True, help="First all records that exist.")
-@click.option(
-    "--prefix", callback=parsed_by(parse_key), default="", help="Only keys that begin so; written as KEY is."
-)
+@click.option("--prefix", callback=parsed_by(parse_key), default="", help="Only keys that begin so; written as KEY is.")
 @click.pass_obj
 def listen(nodes: Nodes, channel: str, refresh: bool, prefix: bytes) -> None:
     """Tells what changes in a channel, until Ctrl-C.

@@ -8,7 +8,8 @@ The same handler is driven by the select listener and by a trio stream (stream_d
     closing           once there is no output the driver closes the connection
     end()             the connection is gone
 
-Before it sends the driver commits, so no answer leaves before what it acknowledges is durable.
+Before it sends the driver commits, so no answer leaves before what it acknowledges is durable. Where commit only begins
+that (Service.holds_writes), answers to writes are put aside, and become output when they are released.
 
 Requests are not carried out while more than OUTPUT_BYTES_MAX of output waits: a client that does not read stands
 still, and takes no memory.
@@ -26,7 +27,14 @@ import trio
 from swarm.core import limits, protocol
 from swarm.core.errors import BadArgument, OutOfMemory, ProtocolError, SwarmError, TooManyRequests, UnknownRequest
 from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, read_header
-from swarm.core.limits import BATCH_BYTES, LARGE_RESULT_BYTES, OUTPUT_BYTES_MAX, REQUEST_ID_MAX, REQUESTS_PER_CHECK
+from swarm.core.limits import (
+    BATCH_BYTES,
+    HELD_REPLY_BYTES,
+    LARGE_RESULT_BYTES,
+    OUTPUT_BYTES_MAX,
+    REQUEST_ID_MAX,
+    REQUESTS_PER_CHECK,
+)
 from swarm.core.protocol import DONE, brief
 from swarm.core.request_handler import RequestHandler, Service, Stream
 from swarm.core.session import LZ4, ClientHello
@@ -60,6 +68,9 @@ class ConnectionHandler:
         """Frames to be sent, the first perhaps in part."""
         self._output_bytes = 0
         self._room: trio.Event | None = None
+        self.held = 0
+        """Answers that wait until what they acknowledge is durable."""
+        self._discards = False  # answers: nobody is there to read them
         self._streams: dict[int, Stream] = {}
         self._counted_bytes = 0  # of the input, in service.unfinished_bytes
 
@@ -148,7 +159,7 @@ class ConnectionHandler:
 
     @property
     def output_full(self) -> bool:
-        return self._output_bytes > OUTPUT_BYTES_MAX
+        return self._output_bytes + HELD_REPLY_BYTES * self.held > OUTPUT_BYTES_MAX
 
     def sent(self, size: int) -> None:
         """The first size bytes of the output have left."""
@@ -172,7 +183,7 @@ class ConnectionHandler:
         if not self.closing:
             self._append(0, error.code, (error.text, error.details))
             self._encode()
-            self.closing = True
+            self.closing = self._discards = True
             self.notice = error
             self.service.protocol_errors += isinstance(error, ProtocolError)
             self._abandon()
@@ -184,7 +195,7 @@ class ConnectionHandler:
 
     def end(self) -> None:
         """The connection is gone."""
-        self.closing = True
+        self.closing = self._discards = True
         self._abandon()
         self.output.clear()
         self._output_bytes = 0
@@ -193,6 +204,16 @@ class ConnectionHandler:
         for function in self.at_end:
             function()
         self.at_end.clear()
+
+    # What the service calls.
+
+    def release(self, replies: list[Message]) -> None:
+        """Answers that were held may leave."""
+        self.held -= len(replies)
+        if not self._discards:
+            self._replies += replies
+            self._encode()
+            self._flush_soon()
 
     # What streams call.
 
@@ -316,7 +337,7 @@ class ConnectionHandler:
         return broke_off
 
     def _carry_out_other(self, request_id: int, code: Any, arguments: list[Any]) -> None:
-        """A batch, a stream, a stream's control, or what is no request."""
+        """A batch, a write whose answer is held, a stream, a stream's control, or what is no request."""
         handler = self.service.handlers.get(code) if type(code) is int else None
         try:
             if type(code) is int and code in (protocol.GRANT_CREDIT.code, protocol.STOP.code):
@@ -325,7 +346,7 @@ class ConnectionHandler:
                 raise _id_in_use(request_id)
             elif handler is None:
                 raise UnknownRequest(f"a {self.service.kind} node has no request {brief(code)}")
-            elif handler.mode == "batch":
+            elif handler.mode != "stream" and (handler.mode == "batch" or handler.held):
                 self._carry_out_batch(request_id, handler, arguments)
             elif handler.mode == "stream":
                 self._start_stream(request_id, handler, arguments)
@@ -343,10 +364,14 @@ class ConnectionHandler:
         if len(arguments) != len(handler.request.parameters):
             handler.request.check(arguments, self.service.limits)
         try:
-            result = handler.function(self, *arguments)
+            result = handler.function(self, *arguments) if handler.mode == "batch" else handler.function(*arguments)
         finally:
             handler.statistics.record(1, perf_counter() - begun)
-        self._append(request_id, DONE, result)
+        if handler.held:
+            self.held += 1
+            self.service.held.append((self, (request_id, DONE, result)))
+        else:
+            self._append(request_id, DONE, result)
 
     def _start_stream(self, request_id: int, handler: RequestHandler, arguments: list[Any]) -> None:
         if len(self._streams) >= self.service.limits.streams:

@@ -107,6 +107,14 @@ class TooManyChannels(SwarmError):
     fault = "node"
 
 
+class DiskFull(SwarmError):
+    """The node has no room on its disk to make a change durable: it refuses writes and removes, reads go on."""
+
+    code = 29
+    fault = "node"
+    try_again = True
+
+
 class ProtocolError(SwarmError):
     """A peer sent what the protocol does not allow; the connection is closed."""
 

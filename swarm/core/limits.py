@@ -27,6 +27,7 @@ REQUEST_ID_MAX = 2**32 - 1
 STREAMS_MAX = 64  # at once, per connection: each holds a task and some batches
 CREDIT_MAX = 64  # batches a stream may be ahead of its client
 OUTPUT_BYTES_MAX = 1 * MIB  # past it, requests of a client that does not read are left unread
+HELD_REPLY_BYTES = 256  # what an answer counts as output while it is held: about what it takes in memory
 HELLO_TIMEOUT_S = 10.0
 UNFINISHED_FRAME_TIMEOUT_S = 60.0  # a client that stops in the middle of a frame does not keep its memory for ever
 UNFINISHED_SHARE = 1 / 16  # of memory_limit (or two frames) that all connections' input may take that waits for more

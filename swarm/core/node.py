@@ -1,6 +1,6 @@
 """A node as a process: its sockets, its directory, its signals, its statistics, and the order in which it stops.
 
-    background   stats.log, signals                     ends last
+    background   stats.log, signals, what the kind of node adds   ends last
       streams    one task for each request that streams
         listener  all sockets                           ends first
 
@@ -44,7 +44,7 @@ CHANNELS_PER_STEP = 128  # of a line of stats.log, some 1 ms
 
 
 class NodeError(Exception):
-    """The node cannot start, for a reason that its operator can mend."""
+    """The node cannot start, or cannot go on, for a reason that its operator can mend."""
 
 
 def _count_up_to(most: int) -> Callable[[str], int]:

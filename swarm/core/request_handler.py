@@ -10,6 +10,10 @@ A handler is one of three:
 
 Handlers at once and batches run inside the listener's pass and never await. The batches of a stream are made one
 at a time between passes: whichever streams run, a client with one request waits for one batch at most.
+
+Answers leave when the pass is committed. A service that holds the answers to writes (holds_writes) lets commit only
+begin to make them durable: these answers are put aside, whoever makes the changes durable takes them (take_held), and
+gives them back when it is done (release_held). Reads are answered meanwhile, on the same connection too.
 """
 
 from collections import deque
@@ -21,6 +25,7 @@ import trio
 
 from swarm.core import limits, protocol
 from swarm.core.errors import SwarmError
+from swarm.core.framing import Message
 from swarm.core.protocol import Limits, Request
 from swarm.core.session import LZ4, ClientHello, NodeHello
 from swarm.core.stats import RequestStatistics
@@ -34,6 +39,17 @@ class RequestHandler:
     statistics: RequestStatistics
     histogram: list[int]
     """Of statistics, one step less away for the loop that counts every request."""
+    held: bool = False
+    """Its answers are held until what they acknowledge is durable."""
+
+
+class HoldingConnection(Protocol):
+    """What held answers need of the connection that they belong to."""
+
+    def release(self, replies: list[Message]) -> None: ...
+
+
+HeldReply = tuple[HoldingConnection, Message]
 
 
 class StreamConnection(Protocol):
@@ -84,6 +100,7 @@ class Service:
 
     commit: makes durable what the requests of a pass have changed; called once before their answers leave.
     facts: what this kind of node adds to the hello.
+    holds_writes: answers to requests that change something are held; see above.
     """
 
     kind: str
@@ -91,6 +108,7 @@ class Service:
     limits: Limits = protocol.DEFAULT_LIMITS
     facts: dict[str, Any] = field(default_factory=dict)
     commit: Callable[[], None] = lambda: None
+    holds_writes: bool = False
 
     def __post_init__(self) -> None:
         self.handlers: dict[int, RequestHandler] = {}
@@ -100,6 +118,9 @@ class Service:
         """Held by the one stream that is making a batch."""
         self.nursery: trio.Nursery | None = None
         self.streams_waiting = 0
+        self.held: list[HeldReply] = []
+        """Answers that nobody has taken yet; always the same list."""
+        self._taken = 0
         self.bytes_in = 0
         self.bytes_out = 0
         self.protocol_errors = 0
@@ -117,11 +138,12 @@ class Service:
         """Adds the handler of a request; one that streams is known by its definition."""
         assert request.code not in self.handlers, f"{request.name} is handled twice"
         statistics = RequestStatistics(request.name)
+        held = self.holds_writes and request.access != "read"
         handler = RequestHandler(
-            request, "stream" if request.streams else mode, function, statistics, statistics.histogram
+            request, "stream" if request.streams else mode, function, statistics, statistics.histogram, held
         )
         self.handlers[request.code] = handler
-        if handler.mode == "at once":
+        if handler.mode == "at once" and not held:
             self.at_once[request.code, 2 + len(request.parameters)] = handler
 
     def hello(self, client: ClientHello) -> NodeHello:
@@ -136,6 +158,32 @@ class Service:
     def streams_busy(self) -> int:
         """Those of them that want the loop now, and do not wait for a Signal."""
         return self.streams_running - self.streams_waiting
+
+    def take_held(self) -> list[HeldReply]:
+        """All answers that are held; what they acknowledge has been committed. To be given back to release_held."""
+        taken = self.held[:]
+        self.held.clear()
+        self._taken += len(taken)
+        return taken
+
+    def release_held(self, taken: list[HeldReply]) -> None:
+        """What they acknowledge is durable: they leave."""
+        self._taken -= len(taken)
+        replies: dict[HoldingConnection, list[Message]] = {}
+        for connection, reply in taken:
+            replies.setdefault(connection, []).append(reply)
+        for connection, of_connection in replies.items():
+            connection.release(of_connection)
+
+    @property
+    def holding(self) -> bool:
+        """Whether an answer has not been released yet."""
+        return bool(self.held or self._taken)
+
+    @property
+    def tasks_waiting(self) -> bool:
+        """Whether other tasks than the listener have something to do now: streams, or to release what is held."""
+        return bool(self.streams_busy or self.held or self._taken)
 
     def in_steps(self, steps: Iterator[None]) -> None:
         """Begins something now, and goes on with it between passes, if there are passes."""

@@ -9,7 +9,10 @@
 Why not one trio task a connection: waking a task for each socket costs more than the request that it brings
 (docs/decisions/0002-one-epoll-set.md). Inside a pass there is no await; what ends it is its time, and each connection
 is read RECEIVE_BYTES at most. Trio's own tasks (streams, timers, signals) run between turns; while streams are busy
-a turn is one pass, so that they share the loop with requests.
+or answers are held a turn is one pass, so that they share the loop with requests.
+
+A pass that breaks off with an error (a bug, or changes that cannot be committed) crashes the node, and nothing that was
+answered in it leaves.
 
 Who has asked waits for one slot of each connection whose input came before, and one of left-over requests in each of
 these passes; a slot ends with the request in which the pass's time is over. Once the others have requests left they
@@ -21,7 +24,8 @@ A connection is in one of these states, and what epoll is asked for follows from
     busy         nothing: it has requests left from the last pass; it goes on in the next, after those who have few
     waiting      EPOLLIN and EPOLLOUT: some of its output was not taken yet
     full         EPOLLOUT: so much of its output was not taken that nothing is read nor carried out until it is
-    closing      EPOLLOUT until its output has left
+    holding      nothing: the same, but what waits are answers that are held (Service.holds_writes)
+    closing      EPOLLOUT until its output has left, nothing while answers are held
 """
 
 import errno
@@ -127,7 +131,11 @@ class SelectListener:
                         await trio.lowlevel.checkpoint()
                     else:
                         await trio.lowlevel.wait_readable(self._epoll.fileno())
-                    self._turn()
+                    try:
+                        self._turn()
+                    except Exception:
+                        self._abort()
+                        raise
         finally:
             self._close()
 
@@ -135,7 +143,7 @@ class SelectListener:
         """Serves a socket that is connected already."""
         sock.setblocking(False)
         fd = sock.fileno()
-        handler = ConnectionHandler(self._service, lambda: self._flush(self._connections[fd]))
+        handler = ConnectionHandler(self._service, lambda: self._flush_between_turns(self._connections[fd]))
         connection = self._connections[fd] = _Connection(sock, peer, handler)
         self._waiting[connection] = None
         self._epoll.register(fd, EPOLLIN)
@@ -143,7 +151,7 @@ class SelectListener:
 
     async def drained(self) -> None:
         """Returns when every answer that was given has left."""
-        while self._busy or any(each.handler.output for each in self._waiting):
+        while self._busy or self._service.holding or any(each.handler.output for each in self._waiting):
             await trio.sleep(0.01)
 
     def stop_accepting(self) -> None:
@@ -164,7 +172,7 @@ class SelectListener:
             self._events = []
             self._pass(events, now, now + limits.PASS_SECONDS_MAX)
             now = perf_counter()
-            if self._service.streams_busy or now - begun > limits.TURN_SECONDS_MAX:
+            if self._service.tasks_waiting or now - begun > limits.TURN_SECONDS_MAX:
                 return
             if self._busy:
                 events = self._events or self._epoll.poll(0, EVENTS_PER_POLL)
@@ -267,6 +275,13 @@ class SelectListener:
             connection.input_ended = True
             connection.handler.end_of_input()
 
+    def _flush_between_turns(self, connection: _Connection) -> None:
+        """A task has made output."""
+        self._flush(connection)
+        if connection in self._busy and connection.events != EPOLLOUT:  # it can go on: the next turn shall come soon
+            self._epoll.modify(connection.fd, EPOLLOUT)
+            connection.events = EPOLLOUT
+
     def _flush(self, connection: _Connection) -> None:
         """Sends what there is to send, and asks epoll for what the connection then waits for."""
         handler = connection.handler
@@ -292,7 +307,7 @@ class SelectListener:
     def _settle(self, connection: _Connection) -> None:
         """Brings what epoll is asked for, and where the connection is listed, in line with its state."""
         handler = connection.handler
-        if handler.closing and not handler.output:
+        if handler.closing and not handler.output and not handler.held:
             self._close_connection(connection)
             return
         waits = bool(handler.output)
@@ -303,9 +318,7 @@ class SelectListener:
             connection.waiting_since = perf_counter()
         if handler.pending and not handler.output_full:
             self._busy[connection] = None
-        if handler.output_full or handler.closing:
-            events = EPOLLOUT
-        elif handler.pending:
+        if handler.output_full or handler.closing or handler.pending:
             events = EPOLLOUT if waits else 0
         else:
             events = EPOLLIN | EPOLLOUT if waits else EPOLLIN
@@ -412,6 +425,11 @@ class SelectListener:
         connection.handler.end()
         self._epoll.unregister(connection.fd)
         connection.sock.close()
+
+    def _abort(self) -> None:
+        """Ends every connection as it is."""
+        for connection in list(self._connections.values()):
+            self._drop(connection)
 
     def _close(self) -> None:
         self.stop_accepting()

@@ -56,9 +56,14 @@ Engine = TypeVar("Engine", bound=StorageEngine)
 
 
 class StorageChannels(Generic[Engine]):
-    def __init__(self, create: Callable[[], Engine], channels_max: int) -> None:
-        """create: makes the engine of a new channel. channels_max: most channels there may be."""
+    def __init__(
+        self, create: Callable[[], Engine], channels_max: int, before_removal: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """create: makes the engine of a new channel. channels_max: most channels there may be.
+        before_removal: called with the name of a channel that is going to be removed; an error that it raises is the
+        answer, and the channel stays."""
         self._create = create
+        self._before_removal = before_removal
         self._channels_max = channels_max
         self._channels: dict[str, Engine] = {}
         self.get = self._channels.get
@@ -88,6 +93,17 @@ class StorageChannels(Generic[Engine]):
         yield engine
         self._channels[name] = engine
 
+    def load(self, name: str) -> Engine:
+        """The engine of a channel while a node starts: made where there is none, however many there are."""
+        engine = self._channels.get(name)
+        if engine is None:
+            engine = self._channels[name] = self._create()
+        return engine
+
+    def pop(self, name: str) -> Iterator[None]:
+        """Removes a channel that exists; the steps in which its engine gives up what it holds, to be drawn."""
+        return self._channels.pop(name).remove()
+
     def add_handlers(self, service: Service) -> None:
         """Handles the requests about channels that every kind of node answers."""
         service.handle(protocol.CHANNELS, lambda _: sorted(self._channels), "batch")
@@ -107,11 +123,12 @@ class StorageChannels(Generic[Engine]):
 
     def _remove_channel(self, service: Service, name: object) -> bool:
         check_channel(name)
-        engine = self._channels.pop(str(name), None)
-        if engine is not None:
-            service.in_steps(engine.remove())
-            self.on_remove(str(name))
-        return engine is not None
+        if name not in self._channels:
+            return False
+        self._before_removal(str(name))
+        service.in_steps(self.pop(str(name)))
+        self.on_remove(str(name))
+        return True
 
 
 def channel_removed() -> ChannelRemoved:

@@ -34,7 +34,7 @@ async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
                     nursery.cancel_scope.cancel()
                     return
                 handler.sent(len(piece))
-            if handler.closing:
+            if handler.closing and not handler.held:
                 nursery.cancel_scope.cancel()
             output = trio.Event()
             await output.wait()

@@ -10,7 +10,8 @@
         node.kill()
         node.start()
 
-Nodes hold nothing when they start, write nothing to disk (a DhtProcess: its logs) and are gone at the end.
+Nodes of the first two hold nothing when they start, write nothing to disk and are gone at the end. A DhtProcess has a
+data directory with logs and journal: started again, it holds what it has acknowledged.
 """
 
 from swarm.testing.dht import MemoryDht, RunningDht, dht_in_memory, running_dht

@@ -167,6 +167,10 @@ async def dht_in_memory(
 def _configs(nodes: int | Sequence[DhtConfig], config: DhtConfig | None) -> Sequence[DhtConfig]:
     if not isinstance(nodes, int):
         assert config is None, "each node has its configuration already"
-        return nodes
-    base = config or DhtConfig()
+        return [_without_files(each) for each in nodes]
+    base = _without_files(config or DhtConfig())
     return [replace(base, node=replace(base.node, hash_range=each)) for each in split_evenly(nodes)]
+
+
+def _without_files(config: DhtConfig) -> DhtConfig:
+    return replace(config, journal=replace(config.journal, enabled=False))

@@ -26,7 +26,7 @@ class DhtProcess:
         with DhtProcess(tmp_path) as node:
             DhtClient([node.address])
 
-    Restarted it has the same address, and holds whatever a node holds after its process has died.
+    Restarted it has the same address, and holds all that it has acknowledged (unless config turns the journal off).
     """
 
     def __init__(self, directory: Path, config: DhtConfig | None = None) -> None:
@@ -53,12 +53,13 @@ class DhtProcess:
             self.resume()
             self.stop()
 
-    def start(self) -> None:
-        """Starts it and returns when it serves. RuntimeError, with its output, if it does not come up."""
+    def start(self, *options: str) -> None:
+        """Starts it, with these options of dhtnode besides its own, and returns when it serves. RuntimeError, with its
+        output, if it does not come up."""
         assert self._process is None, "it is running already"
         ini = self._write_configuration()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "nodes.dht", "--config", str(ini)],
+            [sys.executable, "-m", "nodes.dht", "--config", str(ini), *options],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

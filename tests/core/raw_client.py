@@ -24,7 +24,7 @@ import lz4.block
 import msgpack
 import trio
 
-from nodes.dht.config import DhtConfig, NodeSection
+from nodes.dht.config import DhtConfig, JournalSection, NodeSection
 from nodes.dht.node import make_node
 from swarm.core.config import Address
 from swarm.core.connection_handler import ConnectionHandler
@@ -123,10 +123,11 @@ class FrameReader:
 
 
 def make_dht(*, hash_range: HashRange | None = None, memory_limit: int = 256 * MIB, **limits: int) -> Node:
-    """A real dht node; its service can be talked to right away. limits: of the [limits] section."""
+    """A real dht node without a journal; its service can be talked to right away. limits: of the [limits] section."""
     return make_node(
         DhtConfig(
             node=NodeSection(hash_range=hash_range or HashRange(), memory_limit=memory_limit),
+            journal=JournalSection(enabled=False),
             limits=LimitsSection(**limits),
         )
     )
@@ -261,10 +262,14 @@ class RawClient:
         """Connects to a node; greet: exchanges hellos too."""
         client = cls(await trio.open_tcp_stream(*address))
         if greet:
-            await client.send_bytes(hello())
-            magic, _, _ = await client.receive()
-            assert magic == "swarm"
+            await client.greet()
         return client
+
+    async def greet(self) -> None:
+        """Exchanges hellos."""
+        await self.send_bytes(hello())
+        magic, _, _ = await self.receive()
+        assert magic == "swarm"
 
     async def send_bytes(self, data: bytes) -> None:
         await self.stream.send_all(data)
@@ -300,6 +305,11 @@ class RawClient:
                 messages.append(await self.receive())
             except EOFError:
                 return messages
+
+    async def end_of_input(self) -> None:
+        """Closes the client's side only."""
+        assert isinstance(self.stream, trio.abc.HalfCloseableStream)
+        await self.stream.send_eof()
 
     async def close(self) -> None:
         await trio.aclose_forcefully(self.stream)

@@ -290,7 +290,7 @@ def test_get_all_of_a_node_that_does_not_come_back(kind: str, tmp_path: Path) ->
         node.start()
         await until_reached(dht)
         await dht.put("a", "key", b"value")
-        assert await everything(dht, "a") == {b"key": b"value"}
+        assert len(await everything(dht, "a")) == 50_001
 
     with DhtProcess(tmp_path) as node:
         run(kind, [node.address], work, timeout=1.0)
@@ -461,7 +461,7 @@ def test_a_blocking_client_that_was_idle_while_the_node_restarted(tmp_path: Path
         for call, answer in (
             (lambda: dht.remove("a", "key"), False),
             (lambda: dht.put_if_absent("a", "key", b"value"), True),
-            (lambda: dht.remove_channel("a"), False),
+            (lambda: dht.remove_channel("b"), False),
         ):
             dht.put("a", "other", b"value")
             node.kill()

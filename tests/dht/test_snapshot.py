@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nodes.dht import loading_progress
-from nodes.dht.config import DhtConfig, DumpSection, NodeSection
+from nodes.dht.config import DhtConfig, DumpSection, JournalSection, NodeSection
 from nodes.dht.node import make_node
 from nodes.dht.snapshot import OutOfRange, load_snapshot
 from nodes.dht.storage import DhtChannel
@@ -69,7 +69,9 @@ def load(
     accept_damage: bool = False,
     memory_limit: int = 0,
 ) -> Loaded:
-    node = make_node(DhtConfig(node=NodeSection(hash_range=hash_range, memory_limit=memory_limit)))
+    node = make_node(
+        DhtConfig(NodeSection(hash_range=hash_range, memory_limit=memory_limit), JournalSection(enabled=False))
+    )
     progress: list[tuple[int, int]] = []
     first = load_snapshot(
         directory,
@@ -257,7 +259,7 @@ def test_the_memory_limit_is_told_and_not_enforced(dump: Path, caplog: pytest.Lo
 
 
 def test_a_node_starts_with_its_dump(dump: Path, tmp_path: Path) -> None:
-    config = DhtConfig(dump=DumpSection(dump_dir=str(dump)))
+    config = DhtConfig(journal=JournalSection(enabled=False), dump=DumpSection(dump_dir=str(dump)))
     with DhtProcess(tmp_path / "node", config) as node, DhtClient([node.address]) as client:
         assert client.channel_size("channel")[0] == len(NEW)
         assert client.get_many("channel", NEW) == NEW

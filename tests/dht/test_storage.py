@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from nodes.dht import storage
-from nodes.dht.config import DhtConfig, NodeSection
+from nodes.dht.config import DhtConfig, JournalSection, NodeSection
 from nodes.dht.node import make_node
 from nodes.dht.storage import SLOTS_PER_SHARD_MAX, Batch, DhtChannel
 from swarm.core.errors import (
@@ -560,7 +560,7 @@ keys_asked = st.lists(
 @given(st.one_of(keys_asked, st.lists(st.sampled_from(sorted(STORED) + ABSENT), max_size=30)))
 def test_get_many_in_a_hurry_and_with_care(keys: list[Any]) -> None:
     with patch.object(storage, "REPLY_BYTES_MAX", 500):
-        node = make_node(DhtConfig(NodeSection(hash_range=LOW)))
+        node = make_node(DhtConfig(NodeSection(hash_range=LOW), JournalSection(enabled=False)))
         put_many = node.service.handlers[protocol.PUT_MANY.code].function
         get_many = node.service.handlers[protocol.GET_MANY.code].function
         put_many(None, "a", list(STORED), list(STORED.values()), 0)
@@ -586,7 +586,7 @@ def test_get_many_in_a_hurry_and_with_care(keys: list[Any]) -> None:
 
 
 def test_get_many_refuses() -> None:
-    node = make_node(DhtConfig())
+    node = make_node(DhtConfig(journal=JournalSection(enabled=False)))
     get_many = node.service.handlers[protocol.GET_MANY.code].function
     node.service.handlers[protocol.PUT.code].function("a", b"key", b"value")
     too_many = [b"key"] * (BATCH_RECORDS_MAX + 1)

@@ -18,7 +18,7 @@ import trio.testing
 from dhtdump.config import DumpSection
 from dhtdump.cycle import DumpClient, dump_node
 from dhtdump.schedule import JOURNAL_FLOOR_BYTES, Schedule, has_grown
-from nodes.dht.config import DhtConfig
+from nodes.dht.config import DhtConfig, JournalSection
 from nodes.dht.config import DumpSection as NodeDumpSection
 from nodes.dht.dump_requests import DumpRequests
 from nodes.dht.node import make_node
@@ -299,7 +299,7 @@ class FailingFiles:
 
 
 def what_a_node_loads(directory: Path) -> Records:
-    node = make_node(DhtConfig())
+    node = make_node(DhtConfig(journal=JournalSection(enabled=False)))
     load_snapshot(directory, node.channels, HashRange(), node.budget, "fatal", False)
     return {
         name.encode() + key: value
@@ -372,7 +372,7 @@ async def test_what_was_dumped_can_be_loaded(tmp_path: Path) -> None:
     async with node_and_client() as (_, client):
         await client.put_many("channel", records)
         await dump_node(client, tmp_path, no_progress)
-    node = make_node(DhtConfig())
+    node = make_node(DhtConfig(journal=JournalSection(enabled=False)))
     assert load_snapshot(tmp_path, node.channels, split_evenly(1)[0], node.budget, "fatal", False) == 1
     assert dict(node.channels.items())["channel"].records == 5000
 

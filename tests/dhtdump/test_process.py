@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nodes.dht.config import DhtConfig
+from nodes.dht.config import DhtConfig, JournalSection
 from nodes.dht.node import make_node
 from nodes.dht.snapshot import load_snapshot
 from swarm.blocking import DhtClient
@@ -153,7 +153,7 @@ def test_a_second_one_is_refused(tmp_path: Path, node: DhtProcess) -> None:
 
 def loaded(directory: Path) -> dict[str, dict[bytes, bytes]]:
     """What a node would begin with."""
-    node = make_node(DhtConfig())
+    node = make_node(DhtConfig(journal=JournalSection(enabled=False)))
     load_snapshot(directory, node.channels, HashRange(), node.budget, "fatal", False)
     return {
         name: {

@@ -1,0 +1,302 @@
+"""What a node does with its journal when it starts: replays it, and sees to it that it is whole.
+
+The segments that a dump has not made unnecessary are replayed in order, each up to the first place without a sound
+entry. What may be there, and what is done about it, is a table in docs/formats/journal.md, *Reading*: a torn tail is
+cut; damage is a NodeError that names file and offset, unless the operator accepts it. Then the damaged segment is set
+aside in `damaged/`, and one that holds its sound entries takes its place, marked as mended.
+
+Whatever is recorded is loaded, also beyond the memory limit: nothing that was acknowledged is left out for a limit.
+"""
+
+import gc
+import logging
+import mmap
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from nodes.dht.journal_files import SEGMENT_NAME, segment_numbers, segment_path
+from nodes.dht.journal_format import (
+    HEADER_BYTES,
+    BadHeader,
+    Data,
+    Header,
+    Rest,
+    entries,
+    new_seed,
+    next_entry,
+    only_zeros,
+    rest,
+)
+from nodes.dht.loading_progress import told_progress
+from nodes.dht.replay import Replay
+from swarm.core.limits import KIB
+from swarm.core.node import NodeError
+
+log = logging.getLogger(__name__)
+
+MISSING_MAX = 1000  # segments in a row that --accept-damage replaces: more is a file that does not belong here
+TOLD_EVERY_BYTES = 64 * KIB  # between two looks at the clock
+
+
+@dataclass
+class Recovered:
+    """What the journal goes on from."""
+
+    last_number: int = 0
+    last_bytes: int = 0
+    segments: dict[int, int] = field(default_factory=dict)
+    """Length of each segment that is there."""
+
+
+def recover(directory: Path, replay: Replay, first_segment: int = 1, *, accept_damage: bool = False) -> Recovered:
+    """Replays the segments from first_segment on. Raises NodeError where that is not possible."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return _Recovery(directory, replay, first_segment, accept_damage).run()
+    except OSError as error:
+        raise NodeError(f"the journal in {directory} cannot be read or mended: {error}") from error
+
+
+class _Recovery:
+    def __init__(self, directory: Path, replay: Replay, first_segment: int, accept_damage: bool) -> None:
+        self._directory = directory
+        self._replay = replay
+        self._accept_damage = accept_damage
+        self._first = first_segment
+        self._last = 0
+        self._previous_bytes = 0  # what the header of the segment says
+        self._end_before = 0  # where the entries of the segment before ended
+        self._mended_before = (
+            True  # and whether it may be shorter than the next one says; nothing is known of the first
+        )
+
+    def run(self) -> Recovered:
+        self._name_unknown_files()
+        self._remove_begun()
+        numbers = self._with_missing_replaced(
+            [each for each in segment_numbers(self._directory) if each >= self._first]
+        )
+        self._last = numbers[-1] if numbers else 0
+        total = sum(segment_path(self._directory, each).stat().st_size for each in numbers)
+        begun = monotonic()
+        with told_progress("replaying the journal") as progress:
+            done = 0
+
+            def tell(size: int) -> None:
+                nonlocal done
+                done += size
+                progress(done, total)
+
+            for number in numbers:
+                self._replay_segment(number, tell)
+            self._replay.finish()
+        if total:
+            log.info(
+                "the journal is replayed: %d MiB, %d records written, %d removed, in %.1f s",
+                total >> 20, self._replay.records, self._replay.removed, monotonic() - begun,
+            )  # fmt: skip
+        return self._what_is_there(numbers)
+
+    def _name_unknown_files(self) -> None:
+        for path in sorted(self._directory.iterdir()):
+            if not SEGMENT_NAME.fullmatch(path.name) and path.name != "damaged":
+                log.warning("%s is no segment of the journal; it is left alone", path)
+
+    def _remove_begun(self) -> None:
+        """The last segment, where the node was stopped while it began it."""
+        numbers = segment_numbers(self._directory)
+        if numbers:
+            path = segment_path(self._directory, numbers[-1])
+            with _opened(path) as data:
+                begun = len(data) < HEADER_BYTES or only_zeros(data, 0)
+            if begun:
+                log.warning("%s has just been begun when the node was stopped; it is removed", path)
+                path.unlink()
+
+    def _with_missing_replaced(self, numbers: list[int]) -> list[int]:
+        """Every number from the first to the last one."""
+        if not numbers and self._first == 1:
+            return []
+        wanted = range(self._first, max(numbers, default=self._first) + 1)
+        if len(wanted) - len(numbers) > MISSING_MAX:
+            raise NodeError(
+                f"{len(wanted) - len(numbers)} segments before {segment_path(self._directory, wanted[-1])} are missing"
+            )
+        for number in sorted(set(wanted) - set(numbers)):
+            path = segment_path(self._directory, number)
+            self._damage(f"the segment {path} is missing")
+            self._write_mended(path, Header(number, 0, new_seed(), mended=True), [])
+        return list(wanted)
+
+    def _replay_segment(self, number: int, tell: Callable[[int], None]) -> None:
+        path = segment_path(self._directory, number)
+        with _opened(path) as data:
+            header = self._header(path, number, data)
+            if header is None:
+                self._end_before, self._mended_before = HEADER_BYTES, True
+                return
+            end = self._replay_entries(path, header, data, tell)
+        self._end_before, self._mended_before = end, header.mended or self._mended_before
+
+    def _header(self, path: Path, number: int, data: Data) -> Header | None:
+        """None: it was damaged, and replaced by a segment without entries."""
+        try:
+            header = Header.unpack(data[:HEADER_BYTES])
+            if header.number != number:
+                raise BadHeader(f"it says that it is segment {header.number}")
+        except BadHeader as error:
+            self._damage(f"{path}, offset 0: bad header: {error}")
+            log.error("%s: %d bytes are left out", path, len(data))
+            self._mend(path, Header(number, 0, new_seed(), mended=True), [])
+            self._previous_bytes = 0
+            return None
+        if not self._mended_before and self._end_before < header.previous_bytes:
+            self._lost_end(number - 1, header.previous_bytes)
+        self._mended_before = False
+        self._previous_bytes = header.previous_bytes
+        return header
+
+    def _lost_end(self, number: int, size: int) -> None:
+        path = segment_path(self._directory, number)
+        self._damage(f"{path}, offset {self._end_before}: it has lost its end: it had {size} bytes")
+        log.error("%s: %d bytes are left out", path, size - self._end_before)
+        with _opened(path) as data:
+            header = Header.unpack(data[:HEADER_BYTES])
+            parts = [data[HEADER_BYTES : self._end_before]]
+        self._mend(path, Header(number, header.previous_bytes, header.seed, mended=True), parts)
+
+    def _replay_entries(self, path: Path, header: Header, data: Data, tell: Callable[[int], None]) -> int:
+        end = HEADER_BYTES
+        told = end
+        for start, end, changes in entries(data, header.seed):
+            self._carry_out(path, start, changes)
+            if end - told > TOLD_EVERY_BYTES:
+                tell(end - told)
+                told = end
+        found = rest(data, header.seed, end)
+        is_last = header.number == self._last
+        if found is Rest.NOTHING:
+            if is_last and end < len(data):
+                _cut(path, end)
+        elif found is Rest.TORN and is_last:
+            log.warning(
+                "%s, offset %d: torn tail: the last write was under way when the node was stopped; %d bytes are cut",
+                path, end, _bytes_before_zeros(data, end) - end,
+            )  # fmt: skip
+            _cut(path, end)
+        else:
+            self._damage(f"{path}, offset {end}: damage")
+            end = self._go_on_behind(path, header, data, end, tell)
+            self._mended_before = True
+        return end
+
+    def _go_on_behind(self, path: Path, header: Header, data: Data, end: int, tell: Callable[[int], None]) -> int:
+        """Replays the sound entries behind damage, and leaves out the rest. Where the mended segment ends."""
+        parts = [data[HEADER_BYTES:end]]
+        left_out = 0
+        at = end
+        while (entry := next_entry(data, header.seed, at)) is not None:
+            left_out += entry.start - at
+            self._carry_out(path, entry.start, entry.changes)
+            parts.append(data[entry.start : entry.end])
+            tell(entry.end - at)
+            at = entry.end
+        left_out += _bytes_before_zeros(data, at) - at
+        log.error("%s: %d bytes are left out", path, left_out)
+        self._mend(path, Header(header.number, header.previous_bytes, header.seed, mended=True), parts)
+        return HEADER_BYTES + sum(map(len, parts))
+
+    def _carry_out(self, path: Path, start: int, changes: object) -> None:
+        try:
+            self._replay.carry_out(changes)
+        except (TypeError, ValueError, IndexError) as error:
+            raise NodeError(
+                f"{path}, offset {start}: an entry is sound and not understood ({error}): "
+                "a newer version may have written it"
+            ) from error
+
+    def _damage(self, what: str) -> None:
+        if not self._accept_damage:
+            raise NodeError(
+                f"the journal is damaged: {what}. Take a copy of {self._directory}; then --accept-damage starts the "
+                "node with all that is sound"
+            )
+        log.error("the journal is damaged: %s", what)
+
+    def _mend(self, path: Path, header: Header, parts: list[bytes]) -> None:
+        aside = self._directory / "damaged"
+        aside.mkdir(exist_ok=True)
+        kept = next(each for count in range(sys.maxsize) if not (each := aside / f"{path.name}.{count}").exists())
+        os.link(path, kept)
+        _sync_directory(aside)
+        self._write_mended(path, header, parts)
+        log.error("%s: set aside as %s; what is sound has taken its place", path, kept)
+
+    def _write_mended(self, path: Path, header: Header, parts: list[bytes]) -> None:
+        beside = path.with_suffix(".tmp")
+        with beside.open("wb") as file:
+            file.write(b"".join((header.pack(), *parts)))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _sync_directory(self._directory)
+
+    def _what_is_there(self, replayed: list[int]) -> Recovered:
+        """A last segment without entries is as if it had not been begun: the journal begins it anew."""
+        segments = {
+            number: segment_path(self._directory, number).stat().st_size for number in segment_numbers(self._directory)
+        }
+        if not replayed:
+            return Recovered(max(segments, default=0), 0, segments)
+        last = replayed[-1]
+        if self._end_before == HEADER_BYTES:
+            del segments[last]
+            return Recovered(last - 1, self._previous_bytes, segments)
+        return Recovered(last, self._end_before, segments)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Data]:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+
+
+def _cut(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(size)
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _bytes_before_zeros(data: Data, start: int) -> int:
+    """Where the zeros begin that the data ends with."""
+    end = len(data)
+    while end > start and (rest_of := data[max(start, end - 4096) : end].rstrip(b"\0")) == b"":
+        end = max(start, end - 4096)
+    return end if end == start else max(start, end - 4096) + len(rest_of)
+
+
+@contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """Loading makes millions of objects, none of which is garbage: the collector would look at them again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

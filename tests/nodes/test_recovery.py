@@ -1,0 +1,272 @@
+"""What a node finds in its journal when it starts: everything that is sound, and it says what is not.
+
+A torn tail of the last segment is cut. All else that is not as it was written is damage: the node does not start, says
+where it is, and with accept_damage starts with all that is sound; and then starts again without it.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from journaled import Content, JournaledNode, content_after_restart, segments
+
+from nodes.dht.journal_format import HEADER_BYTES, Header, entries
+from swarm.core.node import NodeError
+from swarm.core.protocol import REMOVE_CHANNEL
+from swarm.dht.hash_range import HashRange
+from swarm.dht.protocol import PUT, PUT_MANY, REMOVE, UPDATE
+
+
+def write_everything(data: Path) -> Content:
+    """A segment with changes of every kind, each committed; what a restart finds then."""
+    with JournaledNode(data) as node:
+        node.acknowledged(PUT.code, "a", b"put", b"1")
+        node.acknowledged(PUT.code, "a", b"put", b"2")
+        node.acknowledged(PUT.code, "a", b"removed", b"1")
+        assert node.acknowledged(REMOVE.code, "a", b"removed")
+        assert not node.acknowledged(REMOVE.code, "a", b"never there")
+        node.acknowledged(PUT_MANY.code, "many", [b"x", b"y", b"x"], [b"1", b"2", b"3"], 0)
+        node.acknowledged(UPDATE.code, "a", b"updated", None, b"1")
+        node.acknowledged(UPDATE.code, "a", b"updated", b"1", b"2" * 1000)
+        node.acknowledged(UPDATE.code, "new", b"updated away", None, b"1")
+        node.acknowledged(UPDATE.code, "new", b"updated away", b"1", None)
+        assert node.ask(UPDATE.code, "a", b"put", b"other", b"3")[0] == 25
+        node.acknowledged(PUT.code, "gone", b"key", b"value")
+        assert node.acknowledged(REMOVE_CHANNEL.code, "gone")
+        node.acknowledged(PUT.code, "gone-and-back", b"key", b"value")
+        assert node.acknowledged(REMOVE_CHANNEL.code, "gone-and-back")
+        node.acknowledged(PUT.code, "gone-and-back", b"other", b"value")
+        return node.content()
+
+
+def write_segments(data: Path, number: int = 3) -> list[Path]:
+    """Segments that end without zeros, each with four puts."""
+    with JournaledNode(data) as node:
+        for segment in range(number):
+            for each in range(4):
+                node.acknowledged(PUT.code, "a", b"%d-%d" % (segment, each), b"value")
+            node.journal.rotate()
+    found = segments(data)[:number]
+    for path in found:
+        path.write_bytes(path.read_bytes().rstrip(b"\0"))
+    segments(data)[number].unlink()
+    return found
+
+
+def keys(content: Content) -> set[str]:
+    return {key.decode() for key in content.get("a", {})}
+
+
+ALL = {f"{segment}-{each}" for segment in range(3) for each in range(4)}
+
+
+def ends(path: Path) -> list[int]:
+    data = path.read_bytes()
+    return [HEADER_BYTES, *(entry.end for entry in entries(data, Header.unpack(data[:HEADER_BYTES]).seed))]
+
+
+def test_every_kind_of_change(tmp_path: Path) -> None:
+    content = write_everything(tmp_path)
+    assert content["a"] == {b"put": b"2", b"updated": b"2" * 1000}
+    assert content["many"] == {b"x": b"3", b"y": b"2"}
+    assert "gone" not in content
+    for _ in range(3):
+        assert content_after_restart(tmp_path) == content
+
+
+def test_what_is_loaded_counts_as_memory_and_not_for_the_limit(tmp_path: Path) -> None:
+    write_everything(tmp_path)
+    with JournaledNode(tmp_path) as node:
+        again = node.node.budget.used
+        assert again == sum(
+            128 + len(key) + len(value) for records in node.content().values() for key, value in records.items()
+        )
+
+
+def test_a_refused_request_leaves_nothing(tmp_path: Path) -> None:
+    with JournaledNode(tmp_path) as node:
+        assert node.ask(PUT_MANY.code, "new", [b"x"], [b""], 0)[0] == 20
+        assert node.ask(PUT_MANY.code, "new", [b"x"], [b"value"], 1 << 60)[0] == 24
+        assert node.ask(REMOVE.code, "new", b"x") == (0, False)
+        assert node.journal.statistics()["journal_bytes"] == HEADER_BYTES
+    assert content_after_restart(tmp_path) == {}
+
+
+def test_the_last_segment_cut_at_every_offset(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    *_, last = write_segments(tmp_path)
+    whole, places = last.read_bytes(), ends(last)
+    for size in range(len(whole) + 1):
+        for zeros in (0, 3, 4096) if size >= HEADER_BYTES else (0,):
+            last.write_bytes(whole[:size] + bytes(zeros))
+            caplog.clear()
+            found = keys(content_after_restart(tmp_path))
+            complete = max(sum(end <= size for end in places) - 1, 0)
+            assert found == ALL - {f"2-{each}" for each in range(complete, 4)}, (size, zeros)
+            torn = "torn tail" in caplog.text
+            assert torn == (size > HEADER_BYTES and size not in places), (size, zeros)
+            for path in segments(tmp_path)[2:]:
+                path.unlink()
+
+
+def test_the_last_segment_cut_within_its_header_and_filled_with_zeros(tmp_path: Path) -> None:
+    """Such a header is no beginning that a write can leave: the header is written at once, into an empty file."""
+    *_, last = write_segments(tmp_path)
+    whole = last.read_bytes()
+    for size in range(1, len(whole[:HEADER_BYTES].rstrip(b"\0"))):
+        last.write_bytes(whole[:size] + bytes(4096))
+        with pytest.raises(NodeError, match=rf"{last}, offset 0: bad header"):
+            content_after_restart(tmp_path)
+
+
+@pytest.mark.parametrize("left", [b"", b"SWARMJ", bytes(10), bytes(HEADER_BYTES), bytes(5000)])
+def test_a_segment_that_was_just_begun(tmp_path: Path, left: bytes) -> None:
+    write_segments(tmp_path)
+    (tmp_path / "journal" / f"{4:016}.journal").write_bytes(left)
+    with JournaledNode(tmp_path) as node:
+        assert keys(node.content()) == ALL
+        assert node.journal.number == 4
+        node.acknowledged(PUT.code, "a", b"more", b"value")
+    assert keys(content_after_restart(tmp_path)) == {*ALL, "more"}
+
+
+def test_a_number_is_used_again_when_nothing_was_written(tmp_path: Path) -> None:
+    write_segments(tmp_path)
+    for _ in range(3):
+        with JournaledNode(tmp_path) as node:
+            assert node.journal.number == 4
+            assert keys(node.content()) == ALL
+    assert len(segments(tmp_path)) == 4
+
+
+def damaged(change: Callable[[bytes], bytes]) -> Callable[[list[Path]], Path]:
+    def damage(paths: list[Path]) -> Path:
+        paths[1].write_bytes(change(paths[1].read_bytes()))
+        return paths[1]
+
+    return damage
+
+
+def flip(data: bytes, offset: int) -> bytes:
+    return data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :]
+
+
+def missing(paths: list[Path]) -> Path:
+    paths[1].unlink()
+    return paths[1]
+
+
+def exchanged(paths: list[Path]) -> Path:
+    paths[1].write_bytes(paths[0].read_bytes())
+    return paths[1]
+
+
+SECOND = {f"1-{each}" for each in range(4)}
+
+DAMAGES: dict[str, tuple[Callable[[list[Path]], Path], set[str]]] = {
+    "missing": (missing, SECOND),
+    "another segment's content": (exchanged, SECOND),
+    "empty": (damaged(lambda _: b""), SECOND),
+    "all zeros": (damaged(lambda data: bytes(len(data))), SECOND),
+    "header": (damaged(lambda data: flip(data, 10)), SECOND),
+    "first entry": (damaged(lambda data: flip(data, HEADER_BYTES + 20)), {"1-0"}),
+    "last entry": (damaged(lambda data: flip(data, len(data) - 1)), {"1-3"}),
+    "lost its end, in an entry": (damaged(lambda data: data[:-1]), {"1-3"}),
+    "lost its end, between entries": (damaged(lambda data: data[: HEADER_BYTES + 33 * 2]), {"1-2", "1-3"}),
+    "lost its end, zeros instead": (damaged(lambda data: data[: HEADER_BYTES + 33] + bytes(500)), SECOND - {"1-0"}),
+    "garbage behind it": (damaged(lambda data: data + b"garbage"), set()),
+    "zeros and garbage behind it": (damaged(lambda data: data + bytes(5000) + b"x"), set()),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    damage, lost = DAMAGES[name]
+    paths = write_segments(tmp_path)
+    assert (ends(paths[1])[1], ends(paths[1])[2]) == (HEADER_BYTES + 33, HEADER_BYTES + 33 * 2)
+    path = damage(paths)
+    before = {each: each.read_bytes() for each in segments(tmp_path)}
+    for _ in range(2):
+        with pytest.raises(NodeError, match=rf"{path}.*--accept-damage"):
+            content_after_restart(tmp_path)
+    assert {each: each.read_bytes() for each in segments(tmp_path)} == before
+    with JournaledNode(tmp_path, accept_damage=True) as node:
+        assert keys(node.content()) == ALL - lost
+        node.acknowledged(PUT.code, "a", b"more", b"value")
+    assert caplog.text.count("is damaged") == 1
+    if name != "missing":
+        (aside,) = (tmp_path / "journal" / "damaged").iterdir()
+        assert aside.read_bytes() == before[path]
+    caplog.clear()
+    for _ in range(2):
+        assert keys(content_after_restart(tmp_path)) == {*ALL - lost, "more"}
+    assert "damage" not in caplog.text
+
+
+def test_damage_in_the_middle_of_the_last_segment(tmp_path: Path) -> None:
+    *_, last = write_segments(tmp_path)
+    last.write_bytes(flip(last.read_bytes(), ends(last)[1] + 3))
+    with pytest.raises(NodeError, match=rf"{last}, offset {ends(last)[-1]}: damage"):
+        content_after_restart(tmp_path)
+    assert keys(content_after_restart(tmp_path, accept_damage=True)) == ALL - {"2-1"}
+    assert keys(content_after_restart(tmp_path)) == ALL - {"2-1"}
+
+
+def test_every_bit_of_a_header_flipped(tmp_path: Path) -> None:
+    first, *_ = write_segments(tmp_path, 1)
+    whole = first.read_bytes()
+    for bit in range(8 * HEADER_BYTES):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        first.write_bytes(changed)
+        with pytest.raises(NodeError, match=rf"{first}, offset 0: bad header"):
+            content_after_restart(tmp_path)
+
+
+def test_several_damages_at_once(tmp_path: Path) -> None:
+    paths = write_segments(tmp_path)
+    paths[0].write_bytes(flip(paths[0].read_bytes(), 0))
+    paths[1].write_bytes(paths[1].read_bytes()[:-3])
+    paths[2].write_bytes(flip(paths[2].read_bytes(), ends(paths[2])[1] + 3))
+    assert keys(content_after_restart(tmp_path, accept_damage=True)) == {"1-0", "1-1", "1-2", "2-0", "2-2", "2-3"}
+    assert keys(content_after_restart(tmp_path)) == {"1-0", "1-1", "1-2", "2-0", "2-2", "2-3"}
+
+
+def test_a_number_far_away_is_not_filled_up_to(tmp_path: Path) -> None:
+    paths = write_segments(tmp_path)
+    paths[1].rename(paths[1].with_name("9999999999999999.journal"))
+    with pytest.raises(NodeError, match=r"segments before .*9999999999999999.* are missing"):
+        content_after_restart(tmp_path, accept_damage=True)
+
+
+def test_unknown_files_are_named_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_segments(tmp_path)
+    stranger = tmp_path / "journal" / "notes.txt"
+    stranger.write_text("mine")
+    assert keys(content_after_restart(tmp_path)) == ALL
+    assert f"{stranger} is no segment" in caplog.text
+    assert stranger.read_text() == "mine"
+
+
+def test_more_than_the_memory_limit_is_loaded_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = write_everything(tmp_path)
+    with JournaledNode(tmp_path, memory_limit=100) as node:
+        assert node.content() == content
+        assert "memory limit" in caplog.text
+        assert node.ask(PUT.code, "a", b"more", b"value")[0] == 24
+        assert node.acknowledged(REMOVE.code, "a", b"updated")
+
+
+def test_records_outside_the_hash_range(tmp_path: Path) -> None:
+    write_segments(tmp_path)
+    with pytest.raises(NodeError, match=r"outside the node.s hash range"):
+        content_after_restart(tmp_path, hash_range=HashRange(0, 2**63 - 1))
+    assert keys(content_after_restart(tmp_path)) == ALL
+
+
+@pytest.mark.parametrize("level", [logging.INFO])
+def test_what_was_replayed_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, level: int) -> None:
+    caplog.set_level(level)
+    write_segments(tmp_path)
+    content_after_restart(tmp_path)
+    assert "12 records written, 0 removed" in caplog.text
