@@ -64,8 +64,11 @@ class Job:
         return json.dumps(asdict(self))
 
     def load_keys(self) -> list[bytes]:
-        data = Path(self.keys).read_bytes()
-        return [data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)]
+        return split_keys(Path(self.keys).read_bytes())
+
+
+def split_keys(data: bytes) -> list[bytes]:
+    return [data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)]
 
 
 def write_keys(path: Path, records: int) -> None:
@@ -301,6 +304,17 @@ def insert(job: Job) -> dict[str, float]:
     return {"put": len(keys) / seconds, "begin_ns": begin_ns, "end_ns": time.monotonic_ns()}
 
 
+def fill(job: Job) -> dict[str, float]:
+    """Fills the store with batches that are made on the way: what is too much for this process is not for a node."""
+    store = open_store(job)
+    values = cycle(make_values())
+    with Path(job.keys).open("rb") as file:
+        while data := file.read(KEY_BYTES * job.batch):
+            for part in store.cut(split_keys(data)):
+                store.put_many(dict(zip(part, values, strict=False)))
+    return {}
+
+
 def put_all(store: Store, records: list[list[Records]]) -> float:
     begun = time.perf_counter()
     for batch in records:
@@ -410,6 +424,7 @@ WORKS: dict[str, Callable[[Job], dict[str, float]]] = {
     "tasks": tasks,
     "batches": batches,
     "insert": insert,
+    "fill": fill,
     "get all": get_all,
     "probe": probe,
 }

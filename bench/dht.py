@@ -5,7 +5,6 @@ after another, ours and Redis close together, the other one first in every secon
 round; what is shown are medians over the rounds.
 """
 
-import signal
 import sys
 import tempfile
 import time
@@ -36,6 +35,7 @@ from bench.processes import (
     System,
     build_loadgen,
     check_cores,
+    exit_on_sigterm,
 )
 from bench.report import Report, Row, Values, Wanted, judge
 
@@ -48,8 +48,6 @@ LARGE = 100_000  # records of a batch that a client cuts into parts
 PAUSE_MS_MAX = 10.0
 BENCHMARK_KEYS = 100_000  # of redis-benchmark, few enough that its gets find what its sets wrote
 TABLE_WIDTH = 180  # where standard output is no terminal
-LOOK_AROUND_S = 1.0  # for whether others use the machine
-OTHERS_MAX = 0.05  # of the machine's time, that others may use without being complained about
 
 
 @dataclass(frozen=True)
@@ -411,15 +409,8 @@ def measure(settings: Settings) -> Values:
     return values
 
 
-def warn_of_others() -> None:
-    neighbours = machine.Neighbours()
-    time.sleep(LOOK_AROUND_S)
-    if sum(neighbours.shares()) > OTHERS_MAX:
-        print(f"The machine is not idle, figures may be wrong: {neighbours.describe()}", file=sys.stderr)
-
-
 def describe(settings: Settings, neighbours: machine.Neighbours) -> dict[str, str]:
-    return machine.describe() | {
+    return machine.describe(redis=True) | {
         "settings": f"{settings.records:,} records, keys of {KEY_BYTES} bytes, values of {VALUE_BYTES}; "
         f"medians of {settings.rounds} rounds",
         "the clients' settings": "their defaults, but for a timeout of 30 s of ours",
@@ -427,15 +418,9 @@ def describe(settings: Settings, neighbours: machine.Neighbours) -> dict[str, st
         "the node's settings": "no journal (" + " ".join(NODE_IN_MEMORY.split()) + "), else its defaults",
         "rows that begin with journal": f"the node by its defaults; Redis with {' '.join(REDIS_DURABLE)}",
         "pinning": f"servers on core {SERVER_CORE}, clients on core {CLIENT_CORE}; same core: both on {SERVER_CORE}",
-        "the prober's priority": "real time"
-        if machine.real_time_allowed()
-        else "normal, real time is not allowed here",
+        "the prober's priority": machine.prober_priority(),
         "the machine meanwhile": neighbours.describe(),
     }
-
-
-def _stop(number: int, _: object) -> None:
-    sys.exit(128 + number)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -457,7 +442,7 @@ def main(
 
     Figures of a complete run go to bench/results.json, those of a --quick or partial one to build/bench/results.json.
     """
-    signal.signal(signal.SIGTERM, _stop)
+    exit_on_sigterm()
     base = QUICK if quick else COMPLETE
     settings = replace(base, rounds=rounds or base.rounds, records=records or base.records, only=only)
     complete = settings == COMPLETE or settings == replace(COMPLETE, rounds=max(settings.rounds, COMPLETE.rounds))
@@ -468,17 +453,18 @@ def main(
         raise click.UsageError("no row begins so; they are:\n  " + "\n  ".join(row.name for row in ROWS))
     try:
         check_cores()
-        warn_of_others()
+        machine.warn_of_others()
         neighbours = machine.Neighbours()
         values = measure(settings)
     except BenchError as error:
         raise click.ClickException(str(error)) from error
     facts = describe(settings, neighbours)
     report = Report(facts, [judge(row, values[row.name]) for row in rows], values)
-    report.print(Console(width=None if sys.stdout.isatty() else TABLE_WIDTH))
+    shown = report.shown()
+    shown.print(Console(width=None if sys.stdout.isatty() else TABLE_WIDTH))
     report.write_json(json_file or (RESULTS if complete else RESULTS_PARTIAL))
     if write_readme:
-        report.write_readme(README)
+        shown.write_readme(README, "table")
 
 
 if __name__ == "__main__":

@@ -4,24 +4,28 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 from bench.client import PROBER_PRIORITY
 
-PACKAGES = ["swarm", "trio", "anyio", "msgpack", "xxhash", "lz4", "redis", "hiredis"]
+PACKAGES = ["swarm", "trio", "anyio", "msgpack", "xxhash", "lz4", "lmdb"]
+REDIS_PACKAGES = ["redis", "hiredis"]
+LOOK_AROUND_S = 1.0  # for whether others use the machine
+OTHERS_MAX = 0.05  # of the machine's time, that others may use without being complained about
 
 
-def describe() -> dict[str, str]:
+def describe(*, redis: bool) -> dict[str, str]:
+    """redis: whether it takes part."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
-        "Redis": _redis_version(),
-    }
+        "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES + REDIS_PACKAGES * redis),
+    } | ({"Redis": _redis_version()} if redis else {})
 
 
 class Neighbours:
@@ -58,9 +62,31 @@ class _Times:
         self.stolen_s = stolen
 
 
-def real_time_allowed() -> bool:
-    """Whether the prober may raise its priority."""
-    return subprocess.run(["chrt", "-f", str(PROBER_PRIORITY), "true"], capture_output=True).returncode == 0
+def prober_priority() -> str:
+    """That the prober can give itself."""
+    allowed = subprocess.run(["chrt", "-f", str(PROBER_PRIORITY), "true"], capture_output=True).returncode == 0
+    return "real time" if allowed else "normal, real time is not allowed here"
+
+
+def available_memory() -> int:
+    """Bytes that processes can still have."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def file_system(directory: Path) -> str:
+    """The name of its kind, such as ext4."""
+    command = ["df", "--output=fstype", str(directory)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+
+
+def warn_of_others() -> None:
+    """Looks around for LOOK_AROUND_S, and says so on standard error if others use the machine."""
+    neighbours = Neighbours()
+    time.sleep(LOOK_AROUND_S)
+    if sum(neighbours.shares()) > OTHERS_MAX:
+        print(f"The machine is not idle, figures may be wrong: {neighbours.describe()}", file=sys.stderr)
 
 
 def _cpu_model() -> str:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -59,9 +60,21 @@ class Server:
     process: subprocess.Popen[str]
 
     def private_bytes(self) -> int:
-        """Memory that is this process's own: Private_Clean and Private_Dirty."""
-        text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text(encoding="ascii")
-        return 1024 * sum(int(kib) for kib in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", text, re.MULTILINE))
+        return private_bytes(self.process)
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A program that has run, and what it took; times are those of time.monotonic_ns."""
+
+    begin_ns: int
+    end_ns: int
+    private_bytes_max: int
 
 
 class Prober:
@@ -111,16 +124,28 @@ class Processes:
             for server in servers.values():
                 self._end(server.process)
 
+    @contextmanager
+    def node(self, directory: Path, start_s: float = START_S) -> Iterator[Server]:
+        """A node by its defaults, with what is in the directory; it is up within start_s."""
+        server = self._run_node("ours", directory, [], start_s)
+        try:
+            yield server
+        finally:
+            self._end(server.process)
+
     def _start_node(self, system: System, *, journal: bool) -> Server:
         directory = self._new_directory("node")
+        if journal:
+            return self._run_node(system, directory, [], START_S)
+        config = directory / "in-memory.ini"
+        config.write_text(NODE_IN_MEMORY, encoding="utf-8")
+        return self._run_node(system, directory, ["--config", str(config)], START_S)
+
+    def _run_node(self, system: System, directory: Path, options: list[str], start_s: float) -> Server:
         command = [sys.executable, "-m", "nodes.dht", "--address", "127.0.0.1:0", "--data", str(directory)]
-        if not journal:
-            config = directory / "in-memory.ini"
-            config.write_text(NODE_IN_MEMORY, encoding="utf-8")
-            command += ["--config", str(config)]
-        process = self._start(command, core=SERVER_CORE, stderr=subprocess.PIPE)
+        process = self._start(command + options, core=SERVER_CORE, stderr=subprocess.PIPE)
         assert process.stderr is not None
-        match = _wait_for_line(process, process.stderr, r"serves on \S+:(\d+),")
+        match = _wait_for_line(process, process.stderr, r"serves on \S+:(\d+),", start_s)
         return Server(system, int(match[1]), process)
 
     def _start_redis(self, settings: list[str]) -> Server:
@@ -176,6 +201,24 @@ class Processes:
         finally:
             self._end(process)
 
+    def watched(self, command: list[str], sample_s: float) -> Finished:
+        """Runs a program that writes little on the clients' core, and looks at its memory every sample_s."""
+        begin_ns = time.monotonic_ns()
+        process = self._start(command, core=CLIENT_CORE, stderr=subprocess.PIPE)
+        largest = 0
+        try:
+            while process.poll() is None:
+                if time.monotonic_ns() - begin_ns > CLIENT_S * 1e9:
+                    raise BenchError(f"not finished after {CLIENT_S:g} s: {command}")
+                with suppress(ProcessLookupError):  # it has just ended
+                    largest = max(largest, private_bytes(process))
+                time.sleep(sample_s)
+            end_ns = time.monotonic_ns()
+            _output(process)
+        finally:
+            self._end(process)
+        return Finished(begin_ns, end_ns, largest)
+
     def _start_client(self, job: Job, core: int) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "bench.client", job.to_json()]
         return self._start(command, core=core, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -214,6 +257,17 @@ class Processes:
                     pipe.close()
 
 
+def private_bytes(process: subprocess.Popen[str]) -> int:
+    """Memory that is this process's own: Private_Clean and Private_Dirty."""
+    text = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
+    return 1024 * sum(int(kib) for kib in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", text, re.MULTILINE))
+
+
+def exit_on_sigterm() -> None:
+    """So that whoever has started processes ends them."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def build_loadgen() -> Path:
     """Compiles the load generator if it is older than its source."""
     source, program = ROOT / "bench" / "loadgen.c", BUILD / "loadgen"
@@ -250,9 +304,11 @@ def _free_port() -> int:
         return port
 
 
-def _wait_for_line(process: subprocess.Popen[str], pipe: IO[str], pattern: str) -> re.Match[str]:
+def _wait_for_line(
+    process: subprocess.Popen[str], pipe: IO[str], pattern: str, start_s: float = START_S
+) -> re.Match[str]:
     """Reads until a line matches; whatever the server writes later is read and thrown away."""
-    give_up = threading.Timer(START_S, process.kill)
+    give_up = threading.Timer(start_s, process.kill)
     give_up.start()
     lines = []
     try:

@@ -15,7 +15,8 @@ from bench.client import PERCENTILES
 Values = dict[str, dict[str, list[float]]]
 """By the row's name and the series, a value for each round. Series: "ours", "redis", and others of a row's own."""
 
-TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- /table -->)", re.DOTALL)
+Cells = tuple[list[str], list[list[str]], set[int]]
+"""A table: headings, rows, and the columns that are aligned left."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,11 @@ class Result:
             f"{self.ratio:.2f}",
             self.spread,
             self.wanted,
-            {True: "✓", False: "✗", None: ""}[self.met],
+            MET[self.met],
         ]
 
 
+MET = {True: "✓", False: "✗", None: ""}
 HEADINGS = ["", "ours", "Redis'", "", "ratio", "lowest … highest", "wanted", "met"]
 LEFT = {0, 2}
 
@@ -100,9 +102,44 @@ def judge(row: Row, series: dict[str, list[float]]) -> Result:
 def amount(value: float, unit: str) -> str:
     if unit == "ms":
         return f"{value:.2f} ms"
+    if unit == "s":
+        return f"{value:.2f} s"
+    if unit == "MiB":
+        return f"{value:.1f} MiB"
     if unit == "B":
         return f"{value:.0f} B"
     return f"{value / 1e6:.2f} M/s" if value >= 1e6 else f"{value / 1e3:.1f} k/s"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What people see of a run."""
+
+    facts: dict[str, str]
+    summary: str
+    tables: list[Cells]
+
+    def print(self, console: Console) -> None:
+        facts = Table(show_header=False, box=None)
+        for name, value in self.facts.items():
+            facts.add_row(name, value)
+        console.print(facts)
+        for table in self.tables:
+            console.print(_rich_table(*table))
+        console.print(self.summary)
+
+    def markdown(self) -> str:
+        facts = "\n".join(f"- {name}: {value}" for name, value in self.facts.items())
+        return "\n\n".join([facts, self.summary, *(_markdown_table(*table) for table in self.tables)]) + "\n"
+
+    def write_readme(self, readme: Path, mark: str) -> None:
+        """Puts all of it between <!-- mark --> and <!-- /mark --> in this file."""
+        text = readme.read_text(encoding="utf-8")
+        between = re.compile(rf"(?<=<!-- {mark} -->\n).*(?=<!-- /{mark} -->)", re.DOTALL)
+        changed, count = between.subn(lambda _: f"\n{self.markdown()}\n", text)
+        if count != 1:
+            raise ValueError(f"{readme} does not have <!-- {mark} --> and <!-- /{mark} -->, each in a line of its own")
+        readme.write_text(changed, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -111,8 +148,8 @@ class Report:
     results: list[Result]
     values: Values
 
-    def tables(self) -> list[tuple[list[str], list[list[str]], set[int]]]:
-        """Headings, rows, and the columns that are aligned left, of each table that has rows."""
+    def tables(self) -> list[Cells]:
+        """Those that have rows."""
         results = [result.cells() for result in self.results]
         tables = [(HEADINGS, results, LEFT), (LOAD_HEADINGS, self._load_cells(), {0})]
         tables.append((PAUSE_HEADINGS, self._pause_cells(), {0}))
@@ -153,38 +190,22 @@ class Report:
     def _series(self) -> list[tuple[str, dict[str, list[float]]]]:
         return [(result.row.name, self.values[result.row.name]) for result in self.results]
 
-    def print(self, console: Console) -> None:
-        facts = Table(show_header=False, box=None)
-        for name, value in self.facts.items():
-            facts.add_row(name, value)
-        console.print(facts)
-        for table in self.tables():
-            console.print(_rich_table(*table))
-        console.print(self.summary())
-
-    def summary(self) -> str:
-        met = [result.met for result in self.results if result.met is not None]
-        return f"{sum(met)} of {len(met)} wanted figures are met."
-
-    def markdown(self) -> str:
-        facts = "\n".join(f"- {name}: {value}" for name, value in self.facts.items())
-        return "\n\n".join([facts, self.summary(), *(_markdown_table(*table) for table in self.tables())]) + "\n"
-
-    def write_readme(self, readme: Path) -> None:
-        """Puts the tables between the marks in this file."""
-        text = readme.read_text(encoding="utf-8")
-        changed, count = TABLE.subn(lambda _: f"\n{self.markdown()}\n", text)
-        if count != 1:
-            raise ValueError(f"{readme} does not have <!-- table --> and <!-- /table -->, each in a line of its own")
-        readme.write_text(changed, encoding="utf-8")
+    def shown(self) -> Shown:
+        return Shown(self.facts, summary([result.met for result in self.results]), self.tables())
 
     def write_json(self, path: Path) -> None:
-        document: dict[str, Any] = {
-            "facts": self.facts,
-            "rows": [asdict(result) | {"series": self.values[result.row.name]} for result in self.results],
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        rows = [asdict(result) | {"series": self.values[result.row.name]} for result in self.results]
+        write_json(path, {"facts": self.facts, "rows": rows})
+
+
+def summary(met: list[bool | None]) -> str:
+    judged = [each for each in met if each is not None]
+    return f"{sum(judged)} of {len(judged)} wanted figures are met."
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 LOAD_HEADINGS = [
