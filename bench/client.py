@@ -57,6 +57,8 @@ class Job:
     """Batches of random keys instead of consecutive ones."""
     tasks: int = 1
     backend: str = "trio"
+    every_s: float = 0.0
+    """From one get of the prober to the next; 0: one after another."""
     single_connection: bool = False
     """redis-py without its pool of connections (single_connection_client)."""
 
@@ -351,8 +353,8 @@ def get_all(job: Job) -> dict[str, float]:
 
 
 def probe(job: Job) -> dict[str, float]:
-    """Gets one record after another until it is told, in a line on standard input, which span of time to report. Times
-    are in ms.
+    """Gets one record after another, or one whenever job.every_s has passed, until it is told, in a line on standard
+    input, which span of time to report. Times are in ms.
 
     Runs at real-time priority where that is allowed, so that it need not wait for the other client on its core: what
     it waits for then is the server, and the machine.
@@ -365,7 +367,7 @@ def probe(job: Job) -> dict[str, float]:
     raise_priority()
     freeze()
     gc.disable()
-    get, clock = store.get, time.monotonic_ns
+    get = store.get
 
     def gets(chunk: list[bytes]) -> None:
         for key in chunk:
@@ -373,19 +375,43 @@ def probe(job: Job) -> dict[str, float]:
 
     repeat(gets, list(cut(keys, CHUNK)), WARM_UP_S)
     print("ready", flush=True)
+    spans = gets_when_due(get, keys, job.every_s, told) if job.every_s else gets_in_a_row(get, keys, told)
+    if not told[0]:
+        raise SystemExit("the benchmark is gone")
+    begin_ns, end_ns = map(int, told[0].split())
+    times = [end - begin for begin, end in spans if end >= begin_ns and begin <= end_ns]
+    times.sort()
+    figures = {"gets": len(times), "longest": times[-1] / 1e6}
+    return figures | {f"{share:g}%": times[int(len(times) * share / 100)] / 1e6 for share in PERCENTILES}
+
+
+def gets_in_a_row(get: Callable[[bytes], object], keys: list[bytes], told: list[str]) -> Iterable[tuple[int, int]]:
+    """Begin and end of each get until told, by time.monotonic_ns."""
+    clock = time.monotonic_ns
     ends = [clock()]
     for key in cycle(keys):
         assert get(key)
         ends.append(clock())
         if told:
             break
-    if not told[0]:
-        raise SystemExit("the benchmark is gone")
-    begin_ns, end_ns = map(int, told[0].split())
-    times = [end - begin for begin, end in pairwise(ends) if end >= begin_ns and begin <= end_ns]
-    times.sort()
-    figures = {"gets": len(times), "longest": times[-1] / 1e6}
-    return figures | {f"{share:g}%": times[int(len(times) * share / 100)] / 1e6 for share in PERCENTILES}
+    return pairwise(ends)
+
+
+def gets_when_due(
+    get: Callable[[bytes], object], keys: list[bytes], every_s: float, told: list[str]
+) -> Iterable[tuple[int, int]]:
+    """The same, from when each was due: one that could not begin since the one before took too long has waited too."""
+    clock = time.monotonic_ns
+    spans = []
+    due = clock()
+    for key in cycle(keys):
+        due += int(every_s * 1e9)
+        time.sleep(max(due - clock(), 0) / 1e9)
+        assert get(key)
+        spans.append((due, clock()))
+        if told:
+            break
+    return spans
 
 
 def raise_priority() -> bool:

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.client import PERCENTILES
@@ -122,7 +123,7 @@ class Shown:
     def print(self, console: Console) -> None:
         facts = Table(show_header=False, box=None)
         for name, value in self.facts.items():
-            facts.add_row(name, value)
+            facts.add_row(name, escape(value))
         console.print(facts)
         for table in self.tables:
             console.print(_rich_table(*table))

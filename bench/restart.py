@@ -44,7 +44,10 @@ BATCH = 100_000  # records that the store is filled with at a time
 JOURNAL_RECORDS_MAX = 1_000_000  # with more, a node has had a dump long since: the journal alone is not what it meets
 SETTLE_S = 2.0  # after filling: the node syncs its journal every second
 IDLE_S = 5.0  # of gets while nobody else does anything
-SAMPLE_S = 0.02  # between two looks at dhtdump's memory
+GET_EVERY_S = (
+    0.001  # in a row, gets would take so much of node and core that the dump is slow, and little of it is seen
+)
+SAMPLE_S = 0.05  # between two looks at dhtdump's memory
 TABLE_WIDTH = 120  # where standard output is no terminal
 START_MAX_S = 300.0  # a node that is not up by then never will be; far above what is wanted
 
@@ -168,7 +171,7 @@ class Size:
         self._note(f"start from {source}: loading, by the node's log", float(loading_s), "s")
 
     def _probe(self, node: Server) -> Job:
-        return Job("probe", "ours", node.port, str(self._probed))
+        return Job("probe", "ours", node.port, str(self._probed), every_s=GET_EVERY_S)
 
     def _note(self, name: str, value: float, unit: str, wanted: float | None = None) -> None:
         self.figures.append(Figure(name, self._records, value, unit, wanted))
@@ -242,7 +245,7 @@ def measure(sizes: list[int]) -> list[Size]:
 def describe(sizes: list[int], neighbours: machine.Neighbours) -> dict[str, str]:
     return machine.describe(redis=False) | {
         "settings": f"{' and '.join(f'{each:,}' for each in sizes)} records, keys of {KEY_BYTES} bytes, "
-        f"values of {VALUE_BYTES}; once each",
+        f"values of {VALUE_BYTES}; a get every {GET_EVERY_S * 1e3:g} ms; once each",
         "the settings of node, dhtdump and clients": "their defaults, but for the clients' timeout of 30 s",
         "pinning": f"the node on core {SERVER_CORE}, dhtdump and clients on core {CLIENT_CORE}",
         "the prober's priority": machine.prober_priority(),
