@@ -41,6 +41,19 @@ OutOfRange = Literal["fatal", "load", "ignore"]
 Progress = Callable[[int, int], None]
 """Is told how much of how much is done; in no unit."""
 
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the journal goes on from. The defaults are those of a node without a dump."""
+
+    replay_from: int = 1
+    """Number of the first segment to be replayed."""
+    first_segment: int = 1
+    """Of the segment with which the dump has begun: it and those behind it have all that the dump may lack."""
+    keep_from: int = 1
+    """Those from this one on have not been removed when the dump was complete."""
+
+
 NAMES_SHOWN = 20  # of unknown files, in a line of the log
 _LOGS = ("root.log", "stats.log", "console.log")  # of dhtdump, and as logrotate names them
 _KNOWN = {MANIFEST, DELETED, "lock"}
@@ -54,9 +67,8 @@ def load_snapshot(
     policy: OutOfRange,
     accept_damage: bool,
     progress: Progress = lambda done, total: None,
-) -> int:
-    """Fills the channels, of which there are none yet. The number of the first segment to be replayed: this one and
-    all behind it are needed.
+) -> Loaded:
+    """Fills the channels, of which there are none yet.
 
     accept_damage: loads what there is, where it would otherwise refuse because of damage.
     Raises NodeError.
@@ -78,8 +90,9 @@ def load_snapshot(
             loading.loaded, loading.inside + loading.kept_outside, dump_dir, time.monotonic() - begun,
         )  # fmt: skip
     if manifest is None:
-        return 1
-    return manifest.keep_from if loading.from_backup else manifest.first_segment
+        return Loaded()
+    replay_from = manifest.keep_from if loading.from_backup else manifest.first_segment
+    return Loaded(replay_from, manifest.first_segment, manifest.keep_from)
 
 
 def _manifest(dump_dir: Path, accept_damage: bool) -> Manifest | None:

@@ -90,7 +90,7 @@ def load(
         }
         for name, channel in node.channels.items()
     }
-    return Loaded(first, channels, node.channels, progress)
+    return Loaded(first.replay_from, channels, node.channels, progress)
 
 
 def test_the_last_complete_dump(dump: Path) -> None:

@@ -22,7 +22,7 @@ from nodes.dht.config import DhtConfig, JournalSection
 from nodes.dht.config import DumpSection as NodeDumpSection
 from nodes.dht.dump_requests import DumpRequests
 from nodes.dht.node import make_node
-from nodes.dht.snapshot import load_snapshot
+from nodes.dht.snapshot import Loaded, load_snapshot
 from swarm.core.errors import NodeUnreachable, SwarmError
 from swarm.core.node import Node
 from swarm.dht import protocol
@@ -373,7 +373,7 @@ async def test_what_was_dumped_can_be_loaded(tmp_path: Path) -> None:
         await client.put_many("channel", records)
         await dump_node(client, tmp_path, no_progress)
     node = make_node(DhtConfig(journal=JournalSection(enabled=False)))
-    assert load_snapshot(tmp_path, node.channels, split_evenly(1)[0], node.budget, "fatal", False) == 1
+    assert load_snapshot(tmp_path, node.channels, split_evenly(1)[0], node.budget, "fatal", False) == Loaded()
     assert dict(node.channels.items())["channel"].records == 5000
 
 
