@@ -10,6 +10,7 @@ import gc
 import logging
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -74,17 +75,21 @@ def load_snapshot(
     Raises NodeError.
     """
     begun = time.monotonic()
-    manifest = _manifest(dump_dir, accept_damage)
-    names = _names(dump_dir)
-    wanted = sorted(manifest.channels if manifest else {found[0] for found in map(channel_of, names) if found})
-    _warn_of_others(dump_dir, names, set(wanted))
-    loading = _Loading(channels, hash_range, policy, accept_damage, progress)
     with _no_garbage_collection():
-        loading.load([dump_dir / (name + DUMP_SUFFIX) for name in wanted])
+        while True:
+            manifest = _manifest(dump_dir, accept_damage)
+            loading = _Loading(dump_dir, manifest, channels, hash_range, policy, accept_damage, progress)
+            try:
+                loading.load()
+                break
+            except _Replaced:
+                log.info("%s: a dump was completed while the one before it was loaded: begins anew", dump_dir)
+                for name, _ in channels.items():
+                    deque(channels.pop(name), maxlen=0)
     loading.check_range()
     if budget.free < 0:
         log.warning("the dump takes %d bytes more than memory_limit allows: writes are refused", -budget.free)
-    if wanted:
+    if loading.names:
         log.info(
             "loaded %d channels with %d records from %s in %.1f s",
             loading.loaded, loading.inside + loading.kept_outside, dump_dir, time.monotonic() - begun,
@@ -93,6 +98,10 @@ def load_snapshot(
         return Loaded()
     replay_from = manifest.keep_from if loading.from_backup else manifest.first_segment
     return Loaded(replay_from, manifest.first_segment, manifest.keep_from)
+
+
+class _Replaced(Exception):
+    """A file is missing because there is another dump by now, which does not name it any more."""
 
 
 def _manifest(dump_dir: Path, accept_damage: bool) -> Manifest | None:
@@ -153,6 +162,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @dataclass
 class _Loading:
+    dump_dir: Path
+    manifest: Manifest | None
     channels: StorageChannels[DhtChannel]
     hash_range: HashRange
     policy: OutOfRange
@@ -170,8 +181,17 @@ class _Loading:
     def kept_outside(self) -> int:
         return sum(self.outside.values()) if self.policy == "load" else 0
 
-    def load(self, paths: Sequence[Path]) -> None:
-        """Of each channel the dump, or its backup."""
+    names: list[str] = field(default_factory=list)
+    """Of the channels that the dump has."""
+
+    def load(self) -> None:
+        """Of each channel the dump, or its backup. Raises NodeError, _Replaced."""
+        files = _names(self.dump_dir)
+        self.names = sorted(
+            self.manifest.channels if self.manifest else {found[0] for found in map(channel_of, files) if found}
+        )
+        _warn_of_others(self.dump_dir, files, set(self.names))
+        paths = [self.dump_dir / (name + DUMP_SUFFIX) for name in self.names]
         self._total = 2 * sum(
             _size_of(path) for path in paths
         )  # reading it is the one half, filling the channel the other
@@ -187,8 +207,11 @@ class _Loading:
         """A sound file of the channel; None where there is none and that is accepted."""
         try:
             return DumpFile(path, self._advance)
-        except (DumpDamaged, FileNotFoundError) as error:
-            what = str(error) if isinstance(error, DumpDamaged) else f"{path} is missing"
+        except DumpDamaged as error:
+            what = str(error)
+        except FileNotFoundError:
+            what = f"{path} is missing"
+            self._check_not_replaced()
         self.from_backup = True
         backup = path.with_name(path.name.removesuffix(DUMP_SUFFIX) + BACKUP_SUFFIX)
         try:
@@ -201,6 +224,14 @@ class _Loading:
             return None
         log.error("%s: %s is loaded, and all of the journal replayed", what, backup.name)
         return dump
+
+    def _check_not_replaced(self) -> None:
+        try:
+            found = read_manifest(self.dump_dir)
+        except DumpDamaged:
+            return
+        if found != self.manifest:
+            raise _Replaced
 
     def _fill(self, name: str, dump: DumpFile) -> None:
         keeps = self.policy == "load"
