@@ -218,12 +218,21 @@ class _Loading:
             dump = DumpFile(backup, self._advance)
         except (DumpDamaged, FileNotFoundError) as error:
             what += f", and {error}" if isinstance(error, DumpDamaged) else f", and there is no {backup.name}"
+            if self._is_in_journal(path.name.removesuffix(DUMP_SUFFIX)):
+                log.error("%s: the channel is new, and begins with what the journal has, which is all of it", what)
+                return None
             if not self.accept_damage:
                 raise _refuse(what) from error
             log.error("%s: the channel begins with what the journal has", what)
             return None
         log.error("%s: %s is loaded, and all of the journal replayed", what, backup.name)
         return dump
+
+    def _is_in_journal(self, channel: str) -> bool:
+        """Whether all records of a channel of the dump are in segments that are replayed now, or the node does not
+        start. Where the dump has kept none of those before it there may have been no journal."""
+        manifest = self.manifest
+        return manifest is not None and manifest.channels[channel].new and manifest.keep_from < manifest.first_segment
 
     def _check_not_replaced(self) -> None:
         try:

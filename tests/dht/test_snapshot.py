@@ -223,6 +223,25 @@ def test_what_else_is_there_is_named_and_left(dump: Path, caplog: pytest.LogCapt
     assert all((dump / name).exists() for name in names)
 
 
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_new_channel_is_in_the_journal(dump: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    damage(dump / "other.lmdb", how)
+    sizes = {"channel": ChannelSize(1, 1), "other": ChannelSize(1, 1, new=True)}
+    write_manifest(dump, Manifest(12, 5, "begun", "finished", sizes))
+    loaded = load(dump)
+    assert loaded.first_segment == 5
+    assert loaded.channels == {"channel": NEW}
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+    assert "the channel is new, and begins with what the journal has" in caplog.text
+    for manifest in (
+        Manifest(12, 12, "begun", "finished", sizes),  # there may have been no journal
+        Manifest(12, 5, "begun", "finished", dict.fromkeys(sizes, ChannelSize(1, 1))),
+    ):
+        write_manifest(dump, manifest)
+        with pytest.raises(NodeError, match=r"other\.lmdb is .*--accept-damage"):
+            load(dump)
+
+
 @pytest.mark.parametrize("backup", [True, False])
 def test_a_dump_that_is_completed_meanwhile(dump: Path, backup: bool, caplog: pytest.LogCaptureFixture) -> None:
     """Of a channel that was removed, which the node had not come to yet; the one it had come to is removed as well."""

@@ -67,7 +67,7 @@ async def test_what_is_written(tmp_path: Path) -> None:
     assert content(tmp_path / "one.lmdb") == {b"key": b"value"}
     assert manifest == read_manifest(tmp_path)
     assert manifest.keep_from == 1
-    assert manifest.channels["one"] == ChannelSize(1, 8)
+    assert manifest.channels["one"] == ChannelSize(1, 8, new=True)
     assert manifest.channels["many"].records == sum(count for name, count in told if name == "many") == 20_000
     assert manifest.begun <= manifest.finished
 
@@ -77,7 +77,7 @@ async def test_a_channel_whose_records_are_all_removed(tmp_path: Path) -> None:
         await client.put("channel", b"key", b"value")
         await client.remove("channel", b"key")
         manifest = await dump_node(client, tmp_path, no_progress)
-    assert manifest.channels == {"channel": ChannelSize(0, 0)}
+    assert manifest.channels == {"channel": ChannelSize(0, 0, new=True)}
     assert content(tmp_path / "channel.lmdb") == {}
 
 

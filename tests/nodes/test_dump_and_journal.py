@@ -145,3 +145,49 @@ def test_a_gap_behind_the_dump(tmp_path: Path) -> None:
     with DhtClient(node.address) as dht:
         assert dict(dht.get_all("a")) == {b"key": b"4"}
     node.stop()
+
+
+@pytest.mark.parametrize("cycles", [0, 1, 2])
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_new_channel_whose_dump_is_damaged(tmp_path: Path, cycles: int, complete: bool) -> None:
+    """After so many dumps without it. Its records are those that the journal has, all of it or the node refuses."""
+    dump_dir = tmp_path / "data" / "dump"
+    node = DhtProcess(tmp_path)
+    node.start()
+    with DhtClient(node.address) as dht:
+        for cycle in range(cycles):
+            dht.put("a", b"%d" % cycle, b"value")
+            dht.put("new", b"removed", b"value")
+            dht.remove_channel("new")
+            dump(node, dump_dir)
+        dht.put_many("new", {b"%d" % number: b"1" for number in range(100)})
+        dht.put("a", b"key", b"value")
+        node.kill()
+        node.start()
+        dht.put("new", b"1", b"2")
+        dump(node, dump_dir)
+        dht.put("new", b"2", b"2")
+        dht.remove("new", b"3")
+        expected = dict(dht.get_all("new"))
+    node.kill()
+    (dump_dir / "new.lmdb").write_bytes(b"")
+    manifest = read_manifest(dump_dir)
+    assert manifest is not None
+    assert manifest.channels["new"].new
+    if not complete:
+        (tmp_path / "data" / "journal" / f"{manifest.keep_from:016}.journal").unlink()
+        with pytest.raises(RuntimeError, match=f"{manifest.keep_from:016}.journal is missing"):
+            node.start()
+        return
+    for _ in range(2):
+        node.start()
+        with DhtClient(node.address) as dht:
+            assert dict(dht.get_all("new")) == expected
+            assert dht.exists("a", b"key")
+        node.kill()
+    node.start()
+    dump(node, dump_dir)
+    node.stop()
+    manifest = read_manifest(dump_dir)
+    assert manifest is not None
+    assert not manifest.channels["new"].new
