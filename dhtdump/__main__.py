@@ -3,11 +3,10 @@
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import trio
@@ -16,6 +15,7 @@ from dhtdump.config import DumpConfig, parse_period
 from dhtdump.cycle import DumpClient, Progress
 from dhtdump.schedule import NODE_TIMEOUT_S, Schedule
 from swarm import __version__
+from swarm.core.command_line import parsed_by
 from swarm.core.config import EX_CONFIG, Address, ConfigError, load, override, parse_address
 from swarm.core.errors import SwarmError
 from swarm.core.logs import Logs, open_logs
@@ -24,23 +24,13 @@ from swarm.core.node import NodeError, lock_directory, prepare_process
 log = logging.getLogger("dhtdump")
 
 
-def _parsed_by(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    def callback(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
-        try:
-            return None if text is None else parse(text)
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from error
-
-    return callback
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="INI file (etc/swarm/dhtdump.ini shows every key)."
 )
-@click.option("--node", callback=_parsed_by(parse_address), metavar="HOST:PORT", help="The node.  [127.0.0.1:10001]")
+@click.option("--node", callback=parsed_by(parse_address), metavar="HOST:PORT", help="The node.  [127.0.0.1:10001]")
 @click.option("--dump-dir", type=click.Path(path_type=Path), help="Where dumps are written.  [dht-data/dump]")
-@click.option("--period", callback=_parsed_by(parse_period), metavar="DURATION", help="From dump to dump.  [6h]")
+@click.option("--period", callback=parsed_by(parse_period), metavar="DURATION", help="From dump to dump.  [6h]")
 @click.option("--oneshot", is_flag=True, help="One dump, at once; exit status 1 if it fails.")
 @click.version_option(__version__, prog_name="dhtdump")
 def main(

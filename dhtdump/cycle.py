@@ -27,6 +27,7 @@ from swarm.dht.dump_format import (
     BACKUP_SUFFIX,
     DELETED,
     DUMP_SUFFIX,
+    MANIFEST,
     TEMPORARY_SUFFIX,
     ChannelSize,
     Manifest,
@@ -74,6 +75,7 @@ async def dump_node(client: DumpClient, directory: Path, progress: Progress) -> 
     """
     _remove_leftovers(directory)
     before = manifest_before(directory)
+    is_first = before is None and not (directory / MANIFEST).exists()  # no journal was trimmed for a dump here
     begun = _utc()
     segment = await client.begin_dump()
     (hash_range,) = (await client.hash_ranges()).values()
@@ -84,7 +86,8 @@ async def dump_node(client: DumpClient, directory: Path, progress: Progress) -> 
         except ChannelRemoved:
             log.info("channel %s was removed while it was read", name)
         else:
-            channels[name] = ChannelSize(trailer.records, trailer.record_bytes)
+            new = is_first if before is None else name not in before.channels
+            channels[name] = ChannelSize(trailer.records, trailer.record_bytes, new)
     keep_from = _keep_from(directory, channels, before, segment)
     manifest = Manifest(segment, keep_from, begun, _utc(), channels)
     write_manifest(directory, manifest)

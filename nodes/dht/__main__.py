@@ -5,7 +5,6 @@ import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import trio
@@ -13,6 +12,7 @@ import trio
 from nodes.dht.config import DhtConfig
 from nodes.dht.node import make_node
 from swarm import __version__
+from swarm.core.command_line import parsed_by
 from swarm.core.config import EX_CONFIG, Address, ConfigError, load, override, parse_address, parse_size
 from swarm.core.logs import open_logs
 from swarm.core.node import Node, NodeError, listen, lock_directory, prepare_process
@@ -21,27 +21,22 @@ from swarm.dht.hash_range import HashRange
 log = logging.getLogger("nodes.dht")
 
 
-class _Parsed(click.ParamType[Any]):
-    def __init__(self, name: str, parse: object) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
-        try:
-            return self._parse(value) if isinstance(value, str) and callable(self._parse) else value
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="INI file (etc/swarm/dht.ini shows every key)."
 )
-@click.option("--address", type=_Parsed("HOST:PORT", parse_address), help="Where to listen.  [127.0.0.1:10001]")
-@click.option("--data", type=click.Path(path_type=Path), help="Directory of data and logs.  [dht-data]")
-@click.option("--hash-range", type=_Parsed("MIN-MAX", HashRange.parse), help="Hashes it is responsible for.  [all]")
 @click.option(
-    "--memory-limit", type=_Parsed("SIZE", parse_size), help="Of its records: 512 MiB.  [three quarters of the machine]"
+    "--address", callback=parsed_by(parse_address), metavar="HOST:PORT", help="Where to listen.  [127.0.0.1:10001]"
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Directory of data and logs.  [dht-data]")
+@click.option(
+    "--hash-range", callback=parsed_by(HashRange.parse), metavar="MIN-MAX", help="Hashes it is responsible for.  [all]"
+)
+@click.option(
+    "--memory-limit",
+    callback=parsed_by(parse_size),
+    metavar="SIZE",
+    help="Of its records: 512 MiB.  [three quarters of the machine]",
 )
 @click.option("--accept-damage", is_flag=True, help="Start with what is sound of a damaged journal.")
 @click.version_option(__version__, prog_name="dhtnode")

@@ -11,7 +11,7 @@ from nodes.dht.loading_progress import told_progress
 from nodes.dht.recovery import collector_at_rest, recover
 from nodes.dht.replay import Replay, check_range
 from nodes.dht.requests import DhtRequests
-from nodes.dht.snapshot import load_snapshot
+from nodes.dht.snapshot import Loaded, load_snapshot
 from nodes.dht.storage import DhtChannel
 from swarm import __version__
 from swarm.core.logs import Logs
@@ -75,8 +75,7 @@ def make_node(
 
 def _load_dump(
     config: DhtConfig, channels: StorageChannels[DhtChannel], budget: MemoryBudget, accept_damage: bool
-) -> int:
-    """The first segment of the journal that is needed behind it."""
+) -> Loaded:
     with told_progress("loading the dump") as progress:
         return load_snapshot(
             config.dump_dir,
@@ -101,9 +100,9 @@ def _load(
     """Fills the channels, and opens the journal for what comes."""
     directory = config.node.data / "journal"
     with collector_at_rest():
-        first_segment = _load_dump(config, channels, budget, accept_damage)
+        loaded = _load_dump(config, channels, budget, accept_damage)
         replay = Replay(channels, budget, config.node.hash_range)
-        recovered = recover(directory, replay, first_segment, accept_damage=accept_damage)
+        recovered = recover(directory, replay, loaded, accept_damage=accept_damage)
     check_range(replay.out_of_range, channels.size()[1], config.dump.out_of_range, config.node.hash_range)
     if budget.free < 0:
         log.warning(
@@ -123,5 +122,5 @@ def _load(
         segment_bytes=section.segment_bytes,
         files=files,
     )
-    journal.first_undumped = first_segment
+    journal.first_undumped = loaded.replay_from
     return journal

@@ -34,6 +34,7 @@ from nodes.dht.journal_format import (
 )
 from nodes.dht.loading_progress import told_progress
 from nodes.dht.replay import Replay
+from nodes.dht.snapshot import Loaded
 from swarm.core.limits import KIB
 from swarm.core.node import NodeError
 
@@ -53,21 +54,21 @@ class Recovered:
     """Length of each segment that is there."""
 
 
-def recover(directory: Path, replay: Replay, first_segment: int = 1, *, accept_damage: bool = False) -> Recovered:
-    """Replays the segments from first_segment on. Raises NodeError where that is not possible."""
+def recover(directory: Path, replay: Replay, loaded: Loaded, *, accept_damage: bool = False) -> Recovered:
+    """Replays the segments that are needed behind what was loaded. Raises NodeError where that is not possible."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        return _Recovery(directory, replay, first_segment, accept_damage).run()
+        return _Recovery(directory, replay, loaded, accept_damage).run()
     except OSError as error:
         raise NodeError(f"the journal in {directory} cannot be read or mended: {error}") from error
 
 
 class _Recovery:
-    def __init__(self, directory: Path, replay: Replay, first_segment: int, accept_damage: bool) -> None:
+    def __init__(self, directory: Path, replay: Replay, loaded: Loaded, accept_damage: bool) -> None:
         self._directory = directory
         self._replay = replay
         self._accept_damage = accept_damage
-        self._first = first_segment
+        self._loaded = loaded
         self._last = 0
         self._previous_bytes = 0  # what the header of the segment says
         self._end_before = 0  # where the entries of the segment before ended
@@ -78,9 +79,7 @@ class _Recovery:
     def run(self) -> Recovered:
         self._name_unknown_files()
         self._remove_begun()
-        numbers = self._with_missing_replaced(
-            [each for each in segment_numbers(self._directory) if each >= self._first]
-        )
+        numbers = self._with_missing_replaced(segment_numbers(self._directory))
         self._last = numbers[-1] if numbers else 0
         total = sum(segment_path(self._directory, each).stat().st_size for each in numbers)
         begun = monotonic()
@@ -108,9 +107,10 @@ class _Recovery:
                 log.warning("%s is no segment of the journal; it is left alone", path)
 
     def _remove_begun(self) -> None:
-        """The last segment, where the node was stopped while it began it."""
+        """The last segment, where the machine stopped while it was begun; one of which the dump says that it was used
+        is damaged instead."""
         numbers = segment_numbers(self._directory)
-        if numbers:
+        if numbers and numbers[-1] >= self._loaded.first_segment:
             path = segment_path(self._directory, numbers[-1])
             with _opened(path) as data:
                 begun = len(data) < HEADER_BYTES or only_zeros(data, 0)
@@ -118,11 +118,11 @@ class _Recovery:
                 log.warning("%s has just been begun when the node was stopped; it is removed", path)
                 path.unlink()
 
-    def _with_missing_replaced(self, numbers: list[int]) -> list[int]:
-        """Every number from the first to the last one."""
-        if not numbers and self._first == 1:
-            return []
-        wanted = range(self._first, max(numbers, default=self._first) + 1)
+    def _with_missing_replaced(self, there: list[int]) -> list[int]:
+        """Every number from the first to be replayed to the last one."""
+        first = self._loaded.replay_from
+        numbers = [each for each in there if each >= first]
+        wanted = range(first, self._last_needed(there) + 1)
         if len(wanted) - len(numbers) > MISSING_MAX:
             raise NodeError(
                 f"{len(wanted) - len(numbers)} segments before {segment_path(self._directory, wanted[-1])} are missing"
@@ -132,6 +132,19 @@ class _Recovery:
             self._damage(f"the segment {path} is missing")
             self._write_mended(path, Header(number, 0, new_seed(), mended=True), [])
         return list(wanted)
+
+    def _last_needed(self, there: list[int]) -> int:
+        """The last segment there is. Where there is none since the dump began, one is missing if it is not sure that
+        nothing was written: the last before it is gone as well, though the dump has kept it."""
+        begun = self._loaded.first_segment
+        if there and there[-1] >= begun:
+            return there[-1]
+        if begun - 1 in there or begun == self._loaded.keep_from:
+            if begun > 1:
+                path = segment_path(self._directory, begun)
+                log.warning("the journal ends before %s: nothing was written since the dump", path)
+            return begun - 1
+        return begun
 
     def _replay_segment(self, number: int, tell: Callable[[int], None]) -> None:
         path = segment_path(self._directory, number)
@@ -247,14 +260,15 @@ class _Recovery:
         _sync_directory(self._directory)
 
     def _what_is_there(self, replayed: list[int]) -> Recovered:
-        """A last segment without entries is as if it had not been begun: the journal begins it anew."""
+        """A last segment without entries is as if it had not been begun: the journal begins it anew. Never one before
+        that of the dump: what is written to it would not be replayed."""
         segments = {
             number: segment_path(self._directory, number).stat().st_size for number in segment_numbers(self._directory)
         }
         if not replayed:
-            return Recovered(max(segments, default=0), 0, segments)
+            return Recovered(self._loaded.first_segment - 1, 0, segments)
         last = replayed[-1]
-        if self._end_before == HEADER_BYTES:
+        if self._end_before == HEADER_BYTES and last >= self._loaded.first_segment:
             del segments[last]
             return Recovered(last - 1, self._previous_bytes, segments)
         return Recovered(last, self._end_before, segments)

@@ -10,6 +10,7 @@ import gc
 import logging
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,19 @@ OutOfRange = Literal["fatal", "load", "ignore"]
 Progress = Callable[[int, int], None]
 """Is told how much of how much is done; in no unit."""
 
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the journal goes on from. The defaults are those of a node without a dump."""
+
+    replay_from: int = 1
+    """Number of the first segment to be replayed."""
+    first_segment: int = 1
+    """Of the segment with which the dump has begun: it and those behind it have all that the dump may lack."""
+    keep_from: int = 1
+    """Those from this one on have not been removed when the dump was complete."""
+
+
 NAMES_SHOWN = 20  # of unknown files, in a line of the log
 _LOGS = ("root.log", "stats.log", "console.log")  # of dhtdump, and as logrotate names them
 _KNOWN = {MANIFEST, DELETED, "lock"}
@@ -54,32 +68,40 @@ def load_snapshot(
     policy: OutOfRange,
     accept_damage: bool,
     progress: Progress = lambda done, total: None,
-) -> int:
-    """Fills the channels, of which there are none yet. The number of the first segment to be replayed: this one and
-    all behind it are needed.
+) -> Loaded:
+    """Fills the channels, of which there are none yet.
 
     accept_damage: loads what there is, where it would otherwise refuse because of damage.
     Raises NodeError.
     """
     begun = time.monotonic()
-    manifest = _manifest(dump_dir, accept_damage)
-    names = _names(dump_dir)
-    wanted = sorted(manifest.channels if manifest else {found[0] for found in map(channel_of, names) if found})
-    _warn_of_others(dump_dir, names, set(wanted))
-    loading = _Loading(channels, hash_range, policy, accept_damage, progress)
     with _no_garbage_collection():
-        loading.load([dump_dir / (name + DUMP_SUFFIX) for name in wanted])
+        while True:
+            manifest = _manifest(dump_dir, accept_damage)
+            loading = _Loading(dump_dir, manifest, channels, hash_range, policy, accept_damage, progress)
+            try:
+                loading.load()
+                break
+            except _Replaced:
+                log.info("%s: a dump was completed while the one before it was loaded: begins anew", dump_dir)
+                for name, _ in channels.items():
+                    deque(channels.pop(name), maxlen=0)
     loading.check_range()
     if budget.free < 0:
         log.warning("the dump takes %d bytes more than memory_limit allows: writes are refused", -budget.free)
-    if wanted:
+    if loading.names:
         log.info(
             "loaded %d channels with %d records from %s in %.1f s",
             loading.loaded, loading.inside + loading.kept_outside, dump_dir, time.monotonic() - begun,
         )  # fmt: skip
     if manifest is None:
-        return 1
-    return manifest.keep_from if loading.from_backup else manifest.first_segment
+        return Loaded()
+    replay_from = manifest.keep_from if loading.from_backup else manifest.first_segment
+    return Loaded(replay_from, manifest.first_segment, manifest.keep_from)
+
+
+class _Replaced(Exception):
+    """A file is missing because there is another dump by now, which does not name it any more."""
 
 
 def _manifest(dump_dir: Path, accept_damage: bool) -> Manifest | None:
@@ -140,6 +162,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @dataclass
 class _Loading:
+    dump_dir: Path
+    manifest: Manifest | None
     channels: StorageChannels[DhtChannel]
     hash_range: HashRange
     policy: OutOfRange
@@ -157,8 +181,17 @@ class _Loading:
     def kept_outside(self) -> int:
         return sum(self.outside.values()) if self.policy == "load" else 0
 
-    def load(self, paths: Sequence[Path]) -> None:
-        """Of each channel the dump, or its backup."""
+    names: list[str] = field(default_factory=list)
+    """Of the channels that the dump has."""
+
+    def load(self) -> None:
+        """Of each channel the dump, or its backup. Raises NodeError, _Replaced."""
+        files = _names(self.dump_dir)
+        self.names = sorted(
+            self.manifest.channels if self.manifest else {found[0] for found in map(channel_of, files) if found}
+        )
+        _warn_of_others(self.dump_dir, files, set(self.names))
+        paths = [self.dump_dir / (name + DUMP_SUFFIX) for name in self.names]
         self._total = 2 * sum(
             _size_of(path) for path in paths
         )  # reading it is the one half, filling the channel the other
@@ -174,20 +207,40 @@ class _Loading:
         """A sound file of the channel; None where there is none and that is accepted."""
         try:
             return DumpFile(path, self._advance)
-        except (DumpDamaged, FileNotFoundError) as error:
-            what = str(error) if isinstance(error, DumpDamaged) else f"{path} is missing"
+        except DumpDamaged as error:
+            what = str(error)
+        except FileNotFoundError:
+            what = f"{path} is missing"
+            self._check_not_replaced()
         self.from_backup = True
         backup = path.with_name(path.name.removesuffix(DUMP_SUFFIX) + BACKUP_SUFFIX)
         try:
             dump = DumpFile(backup, self._advance)
         except (DumpDamaged, FileNotFoundError) as error:
             what += f", and {error}" if isinstance(error, DumpDamaged) else f", and there is no {backup.name}"
+            if self._is_in_journal(path.name.removesuffix(DUMP_SUFFIX)):
+                log.error("%s: the channel is new, and begins with what the journal has, which is all of it", what)
+                return None
             if not self.accept_damage:
                 raise _refuse(what) from error
             log.error("%s: the channel begins with what the journal has", what)
             return None
         log.error("%s: %s is loaded, and all of the journal replayed", what, backup.name)
         return dump
+
+    def _is_in_journal(self, channel: str) -> bool:
+        """Whether all records of a channel of the dump are in segments that are replayed now, or the node does not
+        start. Where the dump has kept none of those before it there may have been no journal."""
+        manifest = self.manifest
+        return manifest is not None and manifest.channels[channel].new and manifest.keep_from < manifest.first_segment
+
+    def _check_not_replaced(self) -> None:
+        try:
+            found = read_manifest(self.dump_dir)
+        except DumpDamaged:
+            return
+        if found != self.manifest:
+            raise _Replaced
 
     def _fill(self, name: str, dump: DumpFile) -> None:
         keeps = self.policy == "load"

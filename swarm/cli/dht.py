@@ -21,6 +21,7 @@ import msgpack
 
 from swarm.blocking import DhtClient
 from swarm.cli import Failure, WrongCall
+from swarm.core.command_line import parsed_by
 from swarm.core.config import parse_duration
 from swarm.core.errors import SwarmError
 from swarm.core.limits import KEY_BYTES_MAX, KIB, MIB, VALUE_BYTES_MAX
@@ -67,16 +68,6 @@ def _from_base64(text: str) -> bytes:
 
 
 # Where the nodes are.
-
-
-def parsed_by(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str], T]:
-    def callback(ctx: click.Context, param: click.Parameter, text: str) -> T:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from error
-
-    return callback
 
 
 def _parse_timeout(text: str) -> float:

@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from swarm.cli import Failure
-from swarm.cli.dht import PROGRESS_RECORDS, encode_line, no_record, parse_key, parsed_by, progress_bar, write_output
+from swarm.cli.dht import PROGRESS_RECORDS, encode_line, no_record, parse_key, progress_bar, write_output
+from swarm.core.command_line import parsed_by
 from swarm.core.protocol import check_channel
 from swarm.dht.dump_format import BACKUP_SUFFIX, DUMP_SUFFIX, HASH_BYTES, MANIFEST, Trailer, channel_of
 from swarm.dht.dumps import DumpDamaged, DumpFile, read_manifest

@@ -27,6 +27,7 @@ from rich.text import Text
 
 from swarm.cli import Failure
 from swarm.cli.supervisor import DumpProcess, NodeProcess, NotStarted, State, run_nodes
+from swarm.core.command_line import parsed_by
 from swarm.core.config import Address, parse_size
 from swarm.core.errors import SwarmError
 from swarm.core.limits import KIB
@@ -190,15 +191,6 @@ def _event(name: str, text: str) -> str:
     return f"{time.strftime('%H:%M:%S')} {name} {text}"
 
 
-def _parse_memory_limit(ctx: click.Context, param: click.Parameter, text: str | None) -> int:
-    if text is None:
-        return default_memory_limit()
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--data",
@@ -217,12 +209,12 @@ def _parse_memory_limit(ctx: click.Context, param: click.Parameter, text: str | 
 )
 @click.option(
     "--memory-limit",
-    callback=_parse_memory_limit,
+    callback=parsed_by(parse_size),
     metavar="SIZE",
     help="Most memory that the records of all nodes may take together, of which each has its part: 8 GiB.  "
     "[three quarters of the machine's memory]",
 )
-def up(data: Path, dht: int, base_port: int, memory_limit: int) -> None:
+def up(data: Path, dht: int, base_port: int, memory_limit: int | None) -> None:
     """Runs a swarm on this machine, until Ctrl-C or SIGTERM.
 
     Starts dht nodes that share the hash range evenly, and a dhtdump for each, writes their addresses to the file
@@ -235,6 +227,8 @@ def up(data: Path, dht: int, base_port: int, memory_limit: int) -> None:
         raise click.BadParameter(
             f"{dht} nodes from port {base_port} on need ports above 65535", param_hint="--base-port"
         )
+    if memory_limit is None:
+        memory_limit = default_memory_limit()
     if memory_limit < dht:
         raise click.BadParameter(f"each of {dht} nodes needs a part of it", param_hint="--memory-limit")
     logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is in the table

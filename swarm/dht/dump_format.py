@@ -81,6 +81,8 @@ class Trailer:
 class ChannelSize:
     records: int
     bytes: int
+    new: bool = False
+    """It was not in the manifest before this one: all of its records are in the journal from keep_from on, too."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,8 @@ def _channel(item: tuple[str, object]) -> tuple[str, ChannelSize]:
     except BadChannel as error:
         raise ValueError(str(error)) from error
     match size:
-        case {"records": int(records), "bytes": int(record_bytes)}:
-            return name, ChannelSize(records, record_bytes)
+        case {"records": int(records), "bytes": int(record_bytes), **others}:
+            return name, ChannelSize(records, record_bytes, others.get("new") is True)
     raise ValueError(f"its sizes of channel {name} are none")
 
 

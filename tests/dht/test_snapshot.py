@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,11 +69,19 @@ def load(
     policy: OutOfRange = "fatal",
     accept_damage: bool = False,
     memory_limit: int = 0,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Loaded:
+    """meanwhile: done at the first sign of progress."""
     node = make_node(
         DhtConfig(NodeSection(hash_range=hash_range, memory_limit=memory_limit), JournalSection(enabled=False))
     )
     progress: list[tuple[int, int]] = []
+
+    def tell(done: int, total: int) -> None:
+        if not progress:
+            meanwhile()
+        progress.append((done, total))
+
     first = load_snapshot(
         directory,
         node.channels,
@@ -80,7 +89,7 @@ def load(
         node.budget,
         policy,
         accept_damage,
-        lambda done, total: progress.append((done, total)),
+        tell,
     )
     channels = {
         name: {
@@ -90,7 +99,7 @@ def load(
         }
         for name, channel in node.channels.items()
     }
-    return Loaded(first, channels, node.channels, progress)
+    return Loaded(first.replay_from, channels, node.channels, progress)
 
 
 def test_the_last_complete_dump(dump: Path) -> None:
@@ -212,6 +221,44 @@ def test_what_else_is_there_is_named_and_left(dump: Path, caplog: pytest.LogCapt
         "unknown files, which are left alone: bad name.lmdb, notes.txt",
     ]
     assert all((dump / name).exists() for name in names)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_new_channel_is_in_the_journal(dump: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    damage(dump / "other.lmdb", how)
+    sizes = {"channel": ChannelSize(1, 1), "other": ChannelSize(1, 1, new=True)}
+    write_manifest(dump, Manifest(12, 5, "begun", "finished", sizes))
+    loaded = load(dump)
+    assert loaded.first_segment == 5
+    assert loaded.channels == {"channel": NEW}
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+    assert "the channel is new, and begins with what the journal has" in caplog.text
+    for manifest in (
+        Manifest(12, 12, "begun", "finished", sizes),  # there may have been no journal
+        Manifest(12, 5, "begun", "finished", dict.fromkeys(sizes, ChannelSize(1, 1))),
+    ):
+        write_manifest(dump, manifest)
+        with pytest.raises(NodeError, match=r"other\.lmdb is .*--accept-damage"):
+            load(dump)
+
+
+@pytest.mark.parametrize("backup", [True, False])
+def test_a_dump_that_is_completed_meanwhile(dump: Path, backup: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a channel that was removed, which the node had not come to yet; the one it had come to is removed as well."""
+    if backup:
+        write(dump / "other.lmdb.backup", OLD, 7)
+
+    def complete() -> None:
+        write_manifest(dump, Manifest(14, 12, "begun", "finished", {"new": ChannelSize(1, 1)}))
+        (dump / "deleted").mkdir()
+        for path in dump.glob("[co]*.lmdb*"):
+            path.rename(dump / "deleted" / path.name)
+
+    write(dump / "new.lmdb", OTHER, 14)
+    loaded = load(dump, meanwhile=complete)
+    assert loaded.first_segment == 14
+    assert loaded.channels == {"new": OTHER}
+    assert "is missing" not in caplog.text
 
 
 FIRST, SECOND = split_evenly(2)

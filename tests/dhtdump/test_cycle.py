@@ -22,7 +22,7 @@ from nodes.dht.config import DhtConfig, JournalSection
 from nodes.dht.config import DumpSection as NodeDumpSection
 from nodes.dht.dump_requests import DumpRequests
 from nodes.dht.node import make_node
-from nodes.dht.snapshot import load_snapshot
+from nodes.dht.snapshot import Loaded, load_snapshot
 from swarm.core.errors import NodeUnreachable, SwarmError
 from swarm.core.node import Node
 from swarm.dht import protocol
@@ -67,7 +67,7 @@ async def test_what_is_written(tmp_path: Path) -> None:
     assert content(tmp_path / "one.lmdb") == {b"key": b"value"}
     assert manifest == read_manifest(tmp_path)
     assert manifest.keep_from == 1
-    assert manifest.channels["one"] == ChannelSize(1, 8)
+    assert manifest.channels["one"] == ChannelSize(1, 8, new=True)
     assert manifest.channels["many"].records == sum(count for name, count in told if name == "many") == 20_000
     assert manifest.begun <= manifest.finished
 
@@ -77,7 +77,7 @@ async def test_a_channel_whose_records_are_all_removed(tmp_path: Path) -> None:
         await client.put("channel", b"key", b"value")
         await client.remove("channel", b"key")
         manifest = await dump_node(client, tmp_path, no_progress)
-    assert manifest.channels == {"channel": ChannelSize(0, 0)}
+    assert manifest.channels == {"channel": ChannelSize(0, 0, new=True)}
     assert content(tmp_path / "channel.lmdb") == {}
 
 
@@ -373,7 +373,7 @@ async def test_what_was_dumped_can_be_loaded(tmp_path: Path) -> None:
         await client.put_many("channel", records)
         await dump_node(client, tmp_path, no_progress)
     node = make_node(DhtConfig(journal=JournalSection(enabled=False)))
-    assert load_snapshot(tmp_path, node.channels, split_evenly(1)[0], node.budget, "fatal", False) == 1
+    assert load_snapshot(tmp_path, node.channels, split_evenly(1)[0], node.budget, "fatal", False) == Loaded()
     assert dict(node.channels.items())["channel"].records == 5000
 
 

@@ -2,9 +2,14 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from nodes.dht.journal_format import HEADER_BYTES
 from swarm.blocking import DhtClient
+from swarm.dht.dumps import read_manifest
 from swarm.testing import DhtProcess
 
 
@@ -38,3 +43,151 @@ def test_a_dump_and_what_was_written_behind_it(tmp_path: Path) -> None:
             node.kill()
             node.start()
         assert len(dict(dht.get_all("a"))) == 997
+
+
+def dumped_twice(directory: Path) -> tuple[DhtProcess, Path]:
+    """A node that was killed, after a dump behind which nothing was written; and that dump's first segment."""
+    with DhtProcess(directory) as node, DhtClient(node.address) as dht:
+        for value in (b"1", b"2"):
+            dht.put("a", b"key", value)
+            dump(node, directory / "data" / "dump")
+        node.kill()
+        node.start()
+        node.kill()
+        manifest = read_manifest(directory / "data" / "dump")
+        assert manifest is not None
+        assert manifest.keep_from < manifest.first_segment
+        first = directory / "data" / "journal" / f"{manifest.first_segment:016}.journal"
+        assert first.exists()
+        return node, first
+
+
+def let_be(path: Path) -> None:
+    pass
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(1 << 20))
+
+
+def only_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:HEADER_BYTES])
+
+
+@pytest.mark.parametrize("left", [let_be, Path.unlink, empty, zeros, only_header])
+def test_nothing_was_written_since_the_dump(tmp_path: Path, left: Callable[[Path], None]) -> None:
+    """Whatever the end of the process or of the machine's power leaves of the segment that the dump begins with."""
+    node, first = dumped_twice(tmp_path)
+    for value in (b"2", b"3", b"4"):
+        if value == b"2":
+            left(first)
+        for _ in range(3):
+            node.start()
+            with DhtClient(node.address) as dht:
+                assert dict(dht.get_all("a")) == {b"key": value}
+            node.kill()
+        node.start()
+        assert first.exists()
+        with DhtClient(node.address) as dht:
+            dht.put("a", b"key", b"%d" % (int(value) + 1))
+        node.stop()
+
+
+def test_nothing_was_written_since_the_dump_and_again_a_dump(tmp_path: Path) -> None:
+    node, first = dumped_twice(tmp_path)
+    first.unlink()
+    for _ in range(3):
+        node.start()
+        dump(node, tmp_path / "data" / "dump")
+        node.kill()
+    manifest = read_manifest(tmp_path / "data" / "dump")
+    assert manifest is not None
+    assert first.name == f"{manifest.keep_from:016}.journal"
+    first.unlink()  # the only one there was
+    for value in (b"2", b"3"):
+        node.start()
+        with DhtClient(node.address) as dht:
+            assert dict(dht.get_all("a")) == {b"key": value}
+            dht.put("a", b"key", b"3")
+        node.kill()
+
+
+def test_a_journal_that_is_gone_with_what_the_dump_has_kept(tmp_path: Path) -> None:
+    node, first = dumped_twice(tmp_path)
+    for path in first.parent.glob("*.journal"):
+        path.unlink()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=rf"the segment {first} is missing"):
+            node.start()
+
+
+def test_a_gap_behind_the_dump(tmp_path: Path) -> None:
+    node, first = dumped_twice(tmp_path)
+    node.start()
+    with DhtClient(node.address) as dht:
+        dht.put("a", b"key", b"3")
+    for _ in range(2):
+        node.kill()
+        node.start()
+    with DhtClient(node.address) as dht:
+        dht.put("a", b"key", b"4")
+    node.kill()
+    assert max(first.parent.glob("*.journal")) > first
+    first.unlink()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=rf"the segment {first} is missing"):
+            node.start()
+    node.start("--accept-damage")
+    with DhtClient(node.address) as dht:
+        assert dict(dht.get_all("a")) == {b"key": b"4"}
+    node.stop()
+
+
+@pytest.mark.parametrize("cycles", [0, 1, 2])
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_new_channel_whose_dump_is_damaged(tmp_path: Path, cycles: int, complete: bool) -> None:
+    """After so many dumps without it. Its records are those that the journal has, all of it or the node refuses."""
+    dump_dir = tmp_path / "data" / "dump"
+    node = DhtProcess(tmp_path)
+    node.start()
+    with DhtClient(node.address) as dht:
+        for cycle in range(cycles):
+            dht.put("a", b"%d" % cycle, b"value")
+            dht.put("new", b"removed", b"value")
+            dht.remove_channel("new")
+            dump(node, dump_dir)
+        dht.put_many("new", {b"%d" % number: b"1" for number in range(100)})
+        dht.put("a", b"key", b"value")
+        node.kill()
+        node.start()
+        dht.put("new", b"1", b"2")
+        dump(node, dump_dir)
+        dht.put("new", b"2", b"2")
+        dht.remove("new", b"3")
+        expected = dict(dht.get_all("new"))
+    node.kill()
+    (dump_dir / "new.lmdb").write_bytes(b"")
+    manifest = read_manifest(dump_dir)
+    assert manifest is not None
+    assert manifest.channels["new"].new
+    if not complete:
+        (tmp_path / "data" / "journal" / f"{manifest.keep_from:016}.journal").unlink()
+        with pytest.raises(RuntimeError, match=f"{manifest.keep_from:016}.journal is missing"):
+            node.start()
+        return
+    for _ in range(2):
+        node.start()
+        with DhtClient(node.address) as dht:
+            assert dict(dht.get_all("new")) == expected
+            assert dht.exists("a", b"key")
+        node.kill()
+    node.start()
+    dump(node, dump_dir)
+    node.stop()
+    manifest = read_manifest(dump_dir)
+    assert manifest is not None
+    assert not manifest.channels["new"].new

@@ -8,6 +8,7 @@ refuses the request (`disk full`) or stops with NodeError; it never goes on as i
 import errno
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, suppress
@@ -213,6 +214,33 @@ def fill(disk: Path) -> Path:
                 assert error.errno == errno.ENOSPC
                 size //= 2
     return filler
+
+
+def test_a_start_on_a_full_disk_behind_a_dump(small_disk: Path) -> None:
+    """The segment that the dump begins with cannot be begun anew; the next start finds it, or that there was none."""
+    with DhtProcess(small_disk) as node, DhtClient(node.address) as dht:
+        dht.put("a", b"key", b"1")
+        command = [sys.executable, "-m", "dhtdump", "--oneshot", "--node", node.address]
+        command += ["--dump-dir", str(small_disk / "data" / "dump")]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        for left in (True, False):
+            node.kill()
+            if not left:
+                segments(small_disk / "data")[-1].unlink()
+            filler = fill(small_disk)
+            for _ in range(3):
+                node.start()
+                assert dht.get("a", b"key") == b"1"
+                with pytest.raises(DiskFull):
+                    dht.put("a", b"key", bytes(100_000))
+                node.kill()
+            filler.unlink()
+            node.start()
+            assert dht.get("a", b"key") == b"1"
+        dht.put("a", b"key", b"2")
+        node.kill()
+        node.start()
+        assert dht.get("a", b"key") == b"2"
 
 
 def test_a_full_disk(small_disk: Path) -> None:
