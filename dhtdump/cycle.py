@@ -58,6 +58,13 @@ Progress = Callable[[str, int], None]
 class DumpClient(DhtClient):
     """A client of one node, with what only dhtdump asks for."""
 
+    told_no_journal = False
+    """Whether it is in the log that the node has none: once is enough."""
+
+    async def has_journal(self) -> bool:
+        (statistics,) = (await self.node_statistics()).values()
+        return "journal_bytes" in statistics
+
     async def begin_dump(self) -> int:
         return await self._run(operations.begin_dump(self._ring))
 
@@ -197,9 +204,12 @@ def _set_aside_others(directory: Path, manifest: Manifest) -> None:
 async def _tell(client: DumpClient, segment: int) -> None:
     """The dump is complete whatever becomes of this: a journal that was not trimmed is after the next one."""
     try:
-        trimmed = await client.end_dump(segment)
+        if await client.end_dump(segment):
+            return
+        if await client.has_journal():
+            log.warning("the node did not trim its journal: its dump_dir is not where this dump is")
+        elif not client.told_no_journal:
+            client.told_no_journal = True
+            log.info("the node has no journal: should it end, what was written since the last dump is gone")
     except SwarmError as error:
         log.warning("the journal was not trimmed: %s", error)
-        return
-    if not trimmed:
-        log.warning("the node did not trim its journal: it has none, or its dump_dir is not where this dump is")

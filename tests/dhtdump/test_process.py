@@ -293,3 +293,22 @@ def test_a_directory_that_cannot_be_used(tmp_path: Path) -> None:
     done = dhtdump("--dump-dir", tmp_path / "file", "--oneshot")
     assert done.returncode == 1
     assert done.stderr.startswith(f"dhtdump: cannot use the dump directory {tmp_path / 'file'}: ")
+
+
+def test_a_node_without_a_journal_is_told_of_once(tmp_path: Path) -> None:
+    config = DhtConfig(journal=JournalSection(enabled=False))
+    ini = tmp_path / "dhtdump.ini"
+    ini.write_text("[dump]\nperiod = 50ms\nfirst_wait = 0\n")
+    with DhtProcess(tmp_path, config) as node, running(tmp_path / "dump", node, "--config", str(ini)) as process:
+        wait_until(lambda: log_of(tmp_path / "dump").count(" dumped ") >= 3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+    log = log_of(tmp_path / "dump")
+    assert log.count("the node has no journal") == 1
+    assert "did not trim" not in log
+
+
+def test_a_node_that_loads_its_dump_from_elsewhere(tmp_path: Path, node: DhtProcess) -> None:
+    for _ in range(2):
+        assert dhtdump("--oneshot", "--node", node.address, "--dump-dir", tmp_path).returncode == 0
+    assert log_of(tmp_path).count("the node did not trim its journal: its dump_dir is not where this dump is") == 2
