@@ -15,7 +15,7 @@ from swarm import __version__
 from swarm.core.command_line import parsed_by
 from swarm.core.config import EX_CONFIG, Address, ConfigError, load, override, parse_address, parse_size
 from swarm.core.logs import open_logs
-from swarm.core.node import Node, NodeError, listen, lock_directory, prepare_process
+from swarm.core.node import Node, NodeError, StoppedEarly, listen, lock_directory, prepare_process, stopped_by_signals
 from swarm.dht.hash_range import HashRange
 
 log = logging.getLogger("nodes.dht")
@@ -79,8 +79,11 @@ def _serve(config: DhtConfig, accept_damage: bool) -> None:
     except OSError as error:
         raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
     try:
-        node = make_node(config, logs, accept_damage=accept_damage, loads_dump=True)
+        with stopped_by_signals():
+            node = make_node(config, logs, accept_damage=accept_damage, loads_dump=True)
         trio.run(_run, config, node, listen(config.node.address), strict_exception_groups=True)
+    except StoppedEarly as name:
+        log.info("%s: stopped while it was loading; nothing is lost", name)
     except NodeError as error:
         log.error("%s", error)
         raise

@@ -18,7 +18,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 DRAIN_S = 2.0
 BACKLOG = 1024  # connections that wait to be accepted
 OVERLOAD_LAG_S = 0.1
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CHANNELS_PER_STEP = 128  # of a line of stats.log, some 1 ms
 
 
@@ -160,7 +161,8 @@ class Node:
         self, reload: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """SIGTERM and SIGINT stop the node, SIGHUP reopens its logs and calls reload."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # see stopped_by_signals
             task_status.started()
             async for number in signals:
                 name = signal.Signals(number).name
@@ -232,6 +234,35 @@ class Node:
 
 def _channel_counts(channels: Iterable[tuple[str, StorageEngine]]) -> dict[str, dict[str, int]]:
     return {name: {"records": engine.records, "bytes": engine.record_bytes} for name, engine in channels}
+
+
+class StoppedEarly(BaseException):
+    """A signal, which the text names, has ended the node before it serves. No Exception: on its way up nobody takes it
+    for an error of their own."""
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """For the time in which a node loads what it holds: SIGTERM and SIGINT raise StoppedEarly in the block.
+
+    From its end on they wait for Node.handle_signals, as SIGHUP does from its begin on.
+    """
+
+    def stop(number: int, _: object) -> None:
+        for each in before:
+            signal.signal(each, lambda *_: None)  # once is enough
+        raise StoppedEarly(signal.Signals(number).name)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for each in before:
+            signal.signal(each, stop)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, before.keys())
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def listen(address: Address) -> socket.socket:
