@@ -101,9 +101,9 @@ def _load(
     directory = config.node.data / "journal"
     with collector_at_rest():
         loaded = _load_dump(config, channels, budget, accept_damage)
-        replay = Replay(channels, budget, config.node.hash_range)
+        replay = Replay(channels, budget, config.node.hash_range, config.dump.out_of_range)
         recovered = recover(directory, replay, loaded, accept_damage=accept_damage)
-    check_range(replay.out_of_range, channels.size()[1], config.dump.out_of_range, config.node.hash_range)
+    check_range(replay, loaded.records, config.dump.out_of_range, config.node.hash_range)
     if budget.free < 0:
         log.warning(
             "what was loaded takes %d MiB, the memory limit is %d MiB: writes are refused until enough is removed",

@@ -53,6 +53,8 @@ class Loaded:
     """Of the segment with which the dump has begun: it and those behind it have all that the dump may lack."""
     keep_from: int = 1
     """Those from this one on have not been removed when the dump was complete."""
+    records: int = 0
+    """That were loaded and are in the node's range."""
 
 
 NAMES_SHOWN = 20  # of unknown files, in a line of the log
@@ -95,9 +97,9 @@ def load_snapshot(
             loading.loaded, loading.inside + loading.kept_outside, dump_dir, time.monotonic() - begun,
         )  # fmt: skip
     if manifest is None:
-        return Loaded()
+        return Loaded(records=loading.inside)
     replay_from = manifest.keep_from if loading.from_backup else manifest.first_segment
-    return Loaded(replay_from, manifest.first_segment, manifest.keep_from)
+    return Loaded(replay_from, manifest.first_segment, manifest.keep_from, loading.inside)
 
 
 class _Replaced(Exception):

@@ -17,8 +17,8 @@ several steps.
 
 Invariants: a record is in the shard of its hash's slot. Slots of one shard are next to each other.
 _memory is the sum over all records of key + value + RECORD_OVERHEAD_BYTES, and is taken from the node's budget.
-The directory covers more than the node's range only where a dump has brought such records (load): walks give those,
-single requests for them are still for another node.
+The directory covers more than the node's range only where a dump or the journal has brought such records (load,
+any_hash): walks give those, single requests for them are still for another node.
 
 One dict per channel was rejected: resizing it stalls the node for 28 ms at a million records, and it has no order
 to go on in.
@@ -27,6 +27,7 @@ to go on in.
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from heapq import merge
 from itertools import accumulate, islice
 from typing import TypeVar
@@ -190,15 +191,8 @@ class DhtChannel:
         assert not self.records
         if hashes is not None and not (hashes.lowest in self._range and hashes.highest in self._range):
             self._covered = HashRange(min(hashes.lowest, self._lowest), max(hashes.highest, self._highest))
-        lowest, highest = self._covered.lowest, self._covered.highest
-        shift = 64
-        while shift and records << shift > LOADED_SHARD_RECORDS * (highest - lowest + 1):
-            shift -= 1
-        base = lowest >> shift
-        self._shift, self._base = shift, base
-        directory: list[Shard] = [{} for _ in range((highest >> shift) - base + 1)]
-        self._directory = directory
-        self._shard_count = len(directory)
+        self._make_directory(records)
+        directory, shift, base = self._directory, self._shift, self._base
         loaded = size = 0
         for stored, values in batches:
             keys = [each[CURSOR_HASH_BYTES:] for each in stored]
@@ -217,6 +211,34 @@ class DhtChannel:
         self.records = loaded
         self._memory = size + RECORD_OVERHEAD_BYTES * loaded
         self._budget.free -= self._memory
+
+    def _make_directory(self, records: int) -> None:
+        """One without records, for so many, over what is covered."""
+        lowest, highest = self._covered.lowest, self._covered.highest
+        shift = 64
+        while shift and records << shift > LOADED_SHARD_RECORDS * (highest - lowest + 1):
+            shift -= 1
+        self._shift, self._base = shift, lowest >> shift
+        self._directory = [{} for _ in range((highest >> shift) - self._base + 1)]
+        self._shard_count = len(self._directory)
+
+    @contextmanager
+    def any_hash(self) -> Iterator[None]:
+        """For what a journal has recorded: in the block, records outside the node's range are written and removed as
+        others are. From then on the directory covers all hashes."""
+        if self._covered != HashRange():
+            shards = list(self._shards())
+            self._covered = HashRange()
+            self._make_directory(self.records)
+            for shard in shards:
+                for key, value in shard.items():
+                    self._directory[(hash_key(key) >> self._shift) - self._base][key] = value
+        self._lowest, self._highest, self._partial = 0, HASH_MAX, False
+        try:
+            yield
+        finally:
+            self._lowest, self._highest = self._range.lowest, self._range.highest
+            self._partial = self._range != HashRange()
 
     # Walking.
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from core.raw_client import DirectConnection
 
-from nodes.dht.config import DhtConfig, JournalSection, NodeSection
+from nodes.dht.config import DhtConfig, DumpSection, JournalSection, NodeSection
 from nodes.dht.journal import Journal
 from nodes.dht.journal_files import Files
 from nodes.dht.node import make_node
+from nodes.dht.snapshot import OutOfRange
 from nodes.dht.storage import DhtChannel
 from swarm.core.node import Node
 from swarm.core.protocol import DONE
@@ -101,10 +102,15 @@ class FailingFiles(WatchedFiles):
 
 
 def configuration(
-    data: Path, *, memory_limit: int = 1 << 30, hash_range: HashRange | None = None, **journal: Any
+    data: Path,
+    *,
+    memory_limit: int = 1 << 30,
+    hash_range: HashRange | None = None,
+    out_of_range: OutOfRange = "fatal",
+    **journal: Any,
 ) -> DhtConfig:
     node = NodeSection(data=data, memory_limit=memory_limit, hash_range=hash_range or HashRange())
-    return DhtConfig(node=node, journal=JournalSection(**journal))
+    return DhtConfig(node=node, journal=JournalSection(**journal), dump=DumpSection(out_of_range=out_of_range))
 
 
 class JournaledNode:

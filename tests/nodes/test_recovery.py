@@ -12,10 +12,11 @@ import pytest
 from journaled import Content, JournaledNode, content_after_restart, segments
 
 from nodes.dht.journal_format import HEADER_BYTES, Header, entries
+from swarm.core.errors import WrongNode
 from swarm.core.node import NodeError
 from swarm.core.protocol import REMOVE_CHANNEL
-from swarm.dht.hash_range import HashRange
-from swarm.dht.protocol import PUT, PUT_MANY, REMOVE, UPDATE
+from swarm.dht.hash_range import HashRange, hash_key, split_evenly
+from swarm.dht.protocol import GET, PUT, PUT_MANY, REMOVE, UPDATE
 
 
 def write_everything(data: Path) -> Content:
@@ -257,11 +258,81 @@ def test_more_than_the_memory_limit_is_loaded_and_told(tmp_path: Path, caplog: p
         assert node.acknowledged(REMOVE.code, "a", b"updated")
 
 
-def test_records_outside_the_hash_range(tmp_path: Path) -> None:
-    write_segments(tmp_path)
-    with pytest.raises(NodeError, match=r"outside the node.s hash range"):
-        content_after_restart(tmp_path, hash_range=HashRange(0, 2**63 - 1))
-    assert keys(content_after_restart(tmp_path)) == ALL
+HALVES = pytest.mark.parametrize("half", split_evenly(2))
+SOME = {b"%d" % number: b"old" for number in range(5000)}
+
+
+def write_much(data: Path) -> Content:
+    """A journal of changes of all kinds, of 5000 records and more: the shards are cut on the way."""
+    with JournaledNode(data) as node:
+        for number in range(0, len(SOME), 1000):
+            part = dict(list(SOME.items())[number : number + 1000])
+            node.acknowledged(PUT_MANY.code, "a", list(part), list(part.values()), 0)
+        node.acknowledged(PUT.code, "gone", b"key", b"value")
+        for number in range(0, 1000, 10):
+            node.acknowledged(PUT.code, "a", b"%d" % number, b"new")
+            node.acknowledged(REMOVE.code, "a", b"%d" % (number + 1))
+            node.acknowledged(PUT.code, "gone", b"%d" % number, b"value")
+        assert node.acknowledged(REMOVE_CHANNEL.code, "gone")
+        return node.content()
+
+
+@HALVES
+def test_changes_outside_the_hash_range_are_fatal(tmp_path: Path, half: HashRange) -> None:
+    content = write_much(tmp_path)
+    with pytest.raises(NodeError, match=r"[0-9]+ changes in the journal are outside .*, [0-9]+ records .*out_of_range"):
+        content_after_restart(tmp_path, hash_range=half)
+    assert content_after_restart(tmp_path) == content
+
+
+@HALVES
+def test_changes_outside_the_hash_range_are_left_out(
+    tmp_path: Path, half: HashRange, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = write_much(tmp_path)
+    inside = {key: value for key, value in content["a"].items() if hash_key(key) in half}
+    assert content_after_restart(tmp_path, hash_range=half, out_of_range="ignore") == {"a": inside}
+    outside = sum(hash_key(key) not in half for key in SOME)
+    outside += sum(hash_key(b"%d" % (number + each)) not in half for number in range(0, 1000, 10) for each in (0, 0, 1))
+    outside += hash_key(b"key") not in half
+    assert f"{outside} changes in the journal are outside" in caplog.text
+    assert "left out" in caplog.text
+
+
+@HALVES
+@pytest.mark.parametrize("part", [1, 100, 2**40])
+def test_changes_outside_the_hash_range_are_made(
+    tmp_path: Path, half: HashRange, part: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the node's range is a small part of it all."""
+    content = write_much(tmp_path)
+    known = max(hash_key(key) for key in content["a"] if hash_key(key) in half)
+    hash_range = HashRange(max(half.lowest, known - half.highest // 2 // part), known)
+    for _ in range(2):
+        with JournaledNode(tmp_path, hash_range=hash_range, out_of_range="load") as node:
+            assert node.content() == content
+            assert node.node.channels.size() == (
+                1,
+                len(content["a"]),
+                sum(len(k) + len(v) for k, v in content["a"].items()),
+            )
+            key = next(key for key in content["a"] if hash_key(key) not in hash_range)
+            assert node.ask(GET.code, "a", key)[0] == WrongNode.code
+            assert node.ask(PUT.code, "a", key, b"value")[0] == WrongNode.code
+            assert node.ask(REMOVE.code, "a", key)[0] == WrongNode.code
+            assert node.ask(PUT_MANY.code, "a", [key], [b"value"], 0)[0] == WrongNode.code
+            mine = next(key for key in content["a"] if hash_key(key) in hash_range)
+            node.acknowledged(PUT.code, "a", mine, b"newest")
+            content["a"][mine] = b"newest"
+    assert "they are made (out_of_range)" in caplog.text
+
+
+@pytest.mark.parametrize("policy", ["fatal", "load", "ignore"])
+def test_a_journal_of_another_node(tmp_path: Path, policy: str) -> None:
+    content = write_much(tmp_path)
+    free = max(map(hash_key, [*content["a"], b"key"])) + 1
+    with pytest.raises(NodeError, match="is this the journal of another node"):
+        content_after_restart(tmp_path, hash_range=HashRange(free, free + 10), out_of_range=policy)
 
 
 @pytest.mark.parametrize("level", [logging.INFO])
