@@ -7,7 +7,8 @@ It has three tasks: one keeps it connected and receives, one sends what did not 
 deadlines. A request costs no task, no timer and no lock of its own.
 
 For a node that hangs nothing is kept longer than somebody waits for it: what was not encoded at its deadline is
-withdrawn, and when nothing comes for CLIENT_SILENCE_S the connection is given up with what was encoded.
+withdrawn, and when nothing comes for CLIENT_SILENCE_S the connection is given up with what was encoded. A stream may be
+silent for as long as it likes, so then a ping asks for a sign of life.
 """
 
 import logging
@@ -22,12 +23,21 @@ from swarm.core import limits
 from swarm.core.client_session import Call, ClientSession
 from swarm.core.config import Address
 from swarm.core.errors import ClientClosed, RequestTimeout, SwarmError, connection_lost
-from swarm.core.protocol import Request
+from swarm.core.protocol import PING, Request
 from swarm.core.session import NodeHello
 from swarm.core.transports import Transport
 from swarm.core.waiters import Waiter
 
 log = logging.getLogger(__name__)
+
+
+class _SignOfLife(Waiter):
+    """For a ping whose answer means nothing but that something has come."""
+
+    __slots__ = ()
+
+    def _wake(self) -> None:
+        pass
 
 
 class Connection:
@@ -228,11 +238,11 @@ class Connection:
     async def _watch(self, session: ClientSession[Waiter], scope: anyio.CancelScope) -> None:
         """Fails requests whose time is over; cancels the scope when the node seems to be gone."""
         quiet_since = anyio.current_time()
-        unanswered = False
+        unanswered = asked = False
         while True:
             now = anyio.current_time()
             if self._heard:
-                self._heard = unanswered = False
+                self._heard = unanswered = asked = False
                 quiet_since = now
             late = [waiter for waiter in session.waiting.values() if waiter.deadline <= now]
             for waiter in late:
@@ -245,8 +255,12 @@ class Connection:
             if unanswered and now - quiet_since >= limits.CLIENT_SILENCE_S:
                 scope.cancel()
                 return
+            streams = any(waiter.batches is not None for waiter in session.waiting.values())
+            if streams and not asked and now - quiet_since >= limits.CLIENT_ASK_S:
+                asked = True
+                self.submit(PING, (), _SignOfLife(quiet_since + limits.CLIENT_SILENCE_S))
             self._watch_until = min((waiter.deadline for waiter in session.waiting.values()), default=math.inf)
-            self._watch_until = min(self._watch_until, now + self._timeout_s)
+            self._watch_until = min(self._watch_until, now + min(self._timeout_s, limits.CLIENT_ASK_S))
             self._wake_watch = anyio.Event()
             with anyio.move_on_at(self._watch_until):
                 await self._wake_watch.wait()

@@ -2,17 +2,25 @@
 
 They have connections of their own: who waits for the next batch keeps neither the client's lock nor its answers from
 other threads. Batches are taken when the program asks for them; until then credit and the socket's buffer bound them.
+
+While it waits it notices a node that hangs: when nothing has come for CLIENT_ASK_S a ping asks for a sign of life, and
+without one at CLIENT_SILENCE_S the connection is made anew.
 """
 
+import logging
 import select
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+from swarm.core import limits
 from swarm.core.blocking_client import PENDING, BlockingClient, _Waiter
 from swarm.core.client_session import BROKE, Call, describe, result_of
 from swarm.core.errors import ConnectionLost, RequestTimeout, SwarmError
+from swarm.core.protocol import PING
+
+log = logging.getLogger(__name__)
 
 CONNECT_S = 1.0  # so long an attempt to connect may take, even where the program wants to wait less for a batch
 
@@ -25,6 +33,10 @@ class BlockingStreams:
         """By node."""
         self._to_begin: dict[int, Call] = {}
         """Where there is no connection."""
+        self._heard: dict[int, float] = {}
+        """When something has come from a node, or a stream was begun at it."""
+        self._asked: dict[int, float] = {}
+        """When a node was asked for a sign of life that has not come."""
 
     def open(self, calls: list[Call]) -> None:
         """Begins the streams; returns when each has given its first batch. NodeUnreachable, RequestTimeout."""
@@ -107,8 +119,15 @@ class BlockingStreams:
     def _wait_s(self, deadline: float | None) -> float | None:
         """How long there is nothing to do unless something comes in."""
         times = [self._connections[node].next_attempt for node in self._to_begin]
+        times += [self._patience_ends(node) for node in self._running]
         times += [deadline] if deadline is not None else []
         return max(min(times) - time.monotonic(), 0) if times else None
+
+    def _patience_ends(self, node: int) -> float:
+        """When it is to be asked for a sign of life, or given up."""
+        if node in self._asked:
+            return self._asked[node] + limits.CLIENT_SILENCE_S - limits.CLIENT_ASK_S
+        return self._heard[node] + limits.CLIENT_ASK_S
 
     def _receive(self, wait_s: float | None) -> None:
         """Waits for something to come in, and takes it."""
@@ -117,8 +136,29 @@ class BlockingStreams:
         for descriptor in nodes:
             poll.register(descriptor, select.POLLIN)
         for descriptor, _ in poll.poll(None if wait_s is None else wait_s * 1000):
+            self._has_come(nodes[descriptor])
             with suppress(ConnectionLost, RequestTimeout):  # it is not ready then, and the next round finds that out
                 self._connections[nodes[descriptor]].receive()
+        now = time.monotonic()
+        for node in nodes.values():
+            if now >= self._patience_ends(node):
+                self._ask_or_give_up(node, now)
+
+    def _has_come(self, node: int) -> None:
+        self._heard[node] = time.monotonic()
+        self._asked.pop(node, None)
+
+    def _ask_or_give_up(self, node: int, now: float) -> None:
+        connection = self._connections[node]
+        if node in self._asked:
+            log.warning("%s: connection lost: nothing has come for %g s", connection.name, limits.CLIENT_SILENCE_S)
+            connection.close()  # which is how the next round finds it
+        elif connection.ready:
+            self._asked[node] = now
+            try:
+                connection.submit(PING, (), now + self._client._timeout_s)
+            except (ConnectionLost, RequestTimeout):
+                connection.close()
 
     def _begin_those_that_can(self, deadline: float | None) -> None:
         for node, call in list(self._to_begin.items()):
@@ -135,6 +175,7 @@ class BlockingStreams:
                     self._client._learn(node, hello)
             del self._to_begin[node]
             try:
+                self._has_come(node)
                 self._running[node] = call, connection.submit(call.request, call.arguments, give_up)
             except (ConnectionLost, RequestTimeout):
                 connection.close()

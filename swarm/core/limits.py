@@ -62,6 +62,7 @@ CLIENT_PARTS_BYTES = 2 * MIB  # parts of one batch on their way to a node at the
 CLIENT_STREAM_CREDIT = 4  # batches in flight that keep a stream busy
 TIMEOUT_S_MAX = 1e6  # of a request, 11 days: poll(2) counts milliseconds in 31 bits
 CLIENT_SILENCE_S = 15.0  # nothing comes for so long, though a request's time was over: the connection is made anew
+CLIENT_ASK_S = 10.0  # nothing comes for so long on a connection with a stream: a ping asks whether the node is there
 BACKOFF_FIRST_S = 0.01  # before the first attempt to connect again, then twice as long each time
 BACKOFF_MAX_S = 2.5
 
@@ -72,4 +73,5 @@ assert SPIN_S < LINGER_S < TURN_SECONDS_MAX
 assert max(LISTENER_BYTES_MAX, VALUE_BYTES_MAX) + VALUE_BYTES_MAX + 8 * LISTENER_CHANGES_MAX <= FRAME_BYTES_MAX
 assert LISTENER_CHANGES_MAX >= BATCH_RECORDS_MAX
 assert CLIENT_STREAM_CREDIT <= CREDIT_MAX
+assert CLIENT_ASK_S < CLIENT_SILENCE_S
 assert KEY_BYTES_MAX + 8 <= 511

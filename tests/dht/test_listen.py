@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -15,6 +16,7 @@ import trio.testing
 
 import swarm.blocking
 from nodes.dht.config import DhtConfig, NodeSection
+from swarm.core import limits
 from swarm.core.config import Address
 from swarm.core.errors import BadArgument, ClientClosed, ConnectionLost, NodeUnreachable
 from swarm.core.limits import LISTENER_BYTES_MAX
@@ -165,6 +167,72 @@ def test_a_node_that_dies_and_comes_back(kind: str, tmp_path: Path) -> None:
                         if event.kind == last:
                             break
             check()
+
+        run(kind, work)
+
+
+@every_client
+def test_a_node_that_hangs(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is silent because nothing changes is asked; one that does not answer is given up."""
+    monkeypatch.setattr(limits, "CLIENT_ASK_S", 0.2)
+    with DhtProcess(tmp_path) as node, swarm.blocking.DhtClient([node.address]) as writer:
+        copy = Copy()
+        kinds: list[str] = []
+
+        def until_pinged(times: int) -> None:
+            wait_until(
+                lambda: writer.node_statistics()[node.address]["request"].get("ping", {}).get("handled", 0) >= times
+            )
+
+        give_up = time.monotonic() + HANG_S
+
+        def take(event: Event | None) -> None:
+            assert time.monotonic() < give_up, kinds
+            if event is not None:
+                kinds.append(event.kind)
+                copy.apply(event)
+
+        def hang() -> None:
+            """It was silent, and was not given up."""
+            until_pinged(3 if kind != "blocking" else 2)  # in the one second that it has waited
+            writer.put("c", "key", b"1")
+
+        def come_back() -> None:
+            assert kinds[0] == "put"
+            node.resume()
+            writer.put("c", "key", b"2")
+
+        def is_up_to_date() -> bool:
+            return copy.complete and copy.records == {b"key": b"2"}
+
+        def be_less_patient() -> None:
+            monkeypatch.setattr(limits, "CLIENT_SILENCE_S", 0.5)
+            node.pause()
+
+        if kind == "blocking":
+            with swarm.blocking.DhtClient([node.address]) as dht, dht.listen("c", timeout=1.0) as listening:
+                assert next(listening) is None
+                hang()
+                while "put" not in kinds:
+                    take(next(listening))
+                be_less_patient()
+                while "lost" not in kinds:
+                    take(next(listening))
+                come_back()
+                while not is_up_to_date():
+                    take(next(listening))
+            return
+
+        async def work() -> None:
+            async with DhtClient([node.address], timeout=HANG_S) as dht, dht.listen("c") as listening:
+                await anyio.to_thread.run_sync(hang)
+                take(await anext(listening))
+                be_less_patient()
+                while "lost" not in kinds:
+                    take(await anext(listening))
+                come_back()
+                while not is_up_to_date():
+                    take(await anext(listening))
 
         run(kind, work)
 
