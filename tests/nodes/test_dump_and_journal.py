@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,19 @@ def test_a_dump_and_what_was_written_behind_it(tmp_path: Path) -> None:
         assert len(dict(dht.get_all("a"))) == 997
 
 
-def dumped_twice(directory: Path) -> tuple[DhtProcess, Path]:
-    """A node that was killed, after a dump behind which nothing was written; and that dump's first segment."""
-    with DhtProcess(directory) as node, DhtClient(node.address) as dht:
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[DhtProcess]:
+    """Not started; ended with the test, however that ends."""
+    process = DhtProcess(tmp_path)
+    with ExitStack() as stack:
+        stack.push(process.__exit__)
+        yield process
+
+
+def dumped_twice(node: DhtProcess, directory: Path) -> Path:
+    """Leaves it killed, after a dump behind which nothing was written: that dump's first segment."""
+    node.start()
+    with DhtClient(node.address) as dht:
         for value in (b"1", b"2"):
             dht.put("a", b"key", value)
             dump(node, directory / "data" / "dump")
@@ -59,7 +70,7 @@ def dumped_twice(directory: Path) -> tuple[DhtProcess, Path]:
         assert manifest.keep_from < manifest.first_segment
         first = directory / "data" / "journal" / f"{manifest.first_segment:016}.journal"
         assert first.exists()
-        return node, first
+        return first
 
 
 def let_be(path: Path) -> None:
@@ -79,9 +90,9 @@ def only_header(path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [let_be, Path.unlink, empty, zeros, only_header])
-def test_nothing_was_written_since_the_dump(tmp_path: Path, left: Callable[[Path], None]) -> None:
+def test_nothing_was_written_since_the_dump(tmp_path: Path, node: DhtProcess, left: Callable[[Path], None]) -> None:
     """Whatever the end of the process or of the machine's power leaves of the segment that the dump begins with."""
-    node, first = dumped_twice(tmp_path)
+    first = dumped_twice(node, tmp_path)
     for value in (b"2", b"3", b"4"):
         if value == b"2":
             left(first)
@@ -97,8 +108,8 @@ def test_nothing_was_written_since_the_dump(tmp_path: Path, left: Callable[[Path
         node.stop()
 
 
-def test_nothing_was_written_since_the_dump_and_again_a_dump(tmp_path: Path) -> None:
-    node, first = dumped_twice(tmp_path)
+def test_nothing_was_written_since_the_dump_and_again_a_dump(tmp_path: Path, node: DhtProcess) -> None:
+    first = dumped_twice(node, tmp_path)
     first.unlink()
     for _ in range(3):
         node.start()
@@ -116,8 +127,8 @@ def test_nothing_was_written_since_the_dump_and_again_a_dump(tmp_path: Path) -> 
         node.kill()
 
 
-def test_a_journal_that_is_gone_with_what_the_dump_has_kept(tmp_path: Path) -> None:
-    node, first = dumped_twice(tmp_path)
+def test_a_journal_that_is_gone_with_what_the_dump_has_kept(tmp_path: Path, node: DhtProcess) -> None:
+    first = dumped_twice(node, tmp_path)
     for path in first.parent.glob("*.journal"):
         path.unlink()
     for _ in range(2):
@@ -125,8 +136,8 @@ def test_a_journal_that_is_gone_with_what_the_dump_has_kept(tmp_path: Path) -> N
             node.start()
 
 
-def test_a_gap_behind_the_dump(tmp_path: Path) -> None:
-    node, first = dumped_twice(tmp_path)
+def test_a_gap_behind_the_dump(tmp_path: Path, node: DhtProcess) -> None:
+    first = dumped_twice(node, tmp_path)
     node.start()
     with DhtClient(node.address) as dht:
         dht.put("a", b"key", b"3")
@@ -149,10 +160,9 @@ def test_a_gap_behind_the_dump(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cycles", [0, 1, 2])
 @pytest.mark.parametrize("complete", [True, False])
-def test_a_new_channel_whose_dump_is_damaged(tmp_path: Path, cycles: int, complete: bool) -> None:
+def test_a_new_channel_whose_dump_is_damaged(tmp_path: Path, node: DhtProcess, cycles: int, complete: bool) -> None:
     """After so many dumps without it. Its records are those that the journal has, all of it or the node refuses."""
     dump_dir = tmp_path / "data" / "dump"
-    node = DhtProcess(tmp_path)
     node.start()
     with DhtClient(node.address) as dht:
         for cycle in range(cycles):
