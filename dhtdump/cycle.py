@@ -38,6 +38,7 @@ from swarm.dht.dump_format import (
 from swarm.dht.dumps import (
     DumpDamaged,
     DumpFile,
+    DumpNotWritten,
     DumpWriter,
     read_manifest,
     read_trailer,
@@ -65,7 +66,12 @@ class DumpClient(DhtClient):
         (statistics,) = (await self.node_statistics()).values()
         return "journal_bytes" in statistics
 
-    async def begin_dump(self) -> int:
+    @property
+    def address(self) -> str:
+        return self._ring.nodes[0]
+
+    async def begin_dump(self) -> tuple[int, str]:
+        """The segment that was begun, and the node's identity."""
         return await self._run(operations.begin_dump(self._ring))
 
     async def end_dump(self, segment: int) -> bool:
@@ -80,11 +86,13 @@ async def dump_node(client: DumpClient, directory: Path, progress: Progress) -> 
 
     Raises SwarmError (the node), DumpNotWritten (the disk): the dump before is still there.
     """
-    _remove_leftovers(directory)
     before = manifest_before(directory)
     is_first = before is None and not (directory / MANIFEST).exists()  # no journal was trimmed for a dump here
     begun = _utc()
-    segment = await client.begin_dump()
+    segment, node = await client.begin_dump()
+    if before is not None and before.node != node:
+        raise DumpNotWritten(_not_its_dump(directory, before.node, client.address, node))
+    _remove_leftovers(directory)
     (hash_range,) = (await client.hash_ranges()).values()
     channels = {}
     for name in await client.channels():
@@ -96,11 +104,18 @@ async def dump_node(client: DumpClient, directory: Path, progress: Progress) -> 
             new = is_first if before is None else name not in before.channels
             channels[name] = ChannelSize(trailer.records, trailer.record_bytes, new)
     keep_from = _keep_from(directory, channels, before, segment)
-    manifest = Manifest(segment, keep_from, begun, _utc(), channels)
+    manifest = Manifest(segment, keep_from, begun, _utc(), channels, node)
     write_manifest(directory, manifest)
     _set_aside_others(directory, manifest)
     await _tell(client, segment)
     return manifest
+
+
+def _not_its_dump(directory: Path, found: str, address: str, node: str) -> str:
+    return (
+        f"{directory} holds the dump of another node, {found}; {address} is {node}. Give each node a dump directory of "
+        f"its own (dump_dir); if {address} shall be dumped here from now on, move what is there away first"
+    )
 
 
 def manifest_before(directory: Path) -> Manifest | None:

@@ -1,4 +1,5 @@
-"""What the node does for its dhtdump: begins a segment of its journal, and removes those that a dump has replaced."""
+"""What the node does for its dhtdump: says which node it is and begins a segment of its journal, and removes those
+that a dump has replaced."""
 
 import logging
 from pathlib import Path
@@ -26,16 +27,17 @@ class SegmentedJournal(Protocol):
 
 
 class DumpRequests:
-    def __init__(self, service: Service, dump_dir: Path, journal: SegmentedJournal | None) -> None:
+    def __init__(self, service: Service, identity: str, dump_dir: Path, journal: SegmentedJournal | None) -> None:
         """dump_dir: from where the node would load its dump, were it started now. journal: None if there is none."""
         self._service = service
+        self._identity = identity
         self._dump_dir = dump_dir
         self._journal = journal
         service.handle(protocol.BEGIN_DUMP, self._begin, "batch")
         service.handle(protocol.END_DUMP, self._end, "batch")
 
-    def _begin(self, _: ConnectionHandler) -> int:
-        return self._journal.rotate() if self._journal else 1
+    def _begin(self, _: ConnectionHandler) -> tuple[int, str]:
+        return self._journal.rotate() if self._journal else 1, self._identity
 
     def _end(self, _: ConnectionHandler, segment: Any) -> bool:
         protocol.END_DUMP.check((segment,), self._service.limits)

@@ -4,6 +4,7 @@ import logging
 
 from nodes.dht.config import DhtConfig
 from nodes.dht.dump_requests import DumpRequests
+from nodes.dht.identity import identity_of, keep_identity, new_identity
 from nodes.dht.journal import Journal, NoJournal
 from nodes.dht.journal_files import Files
 from nodes.dht.journal_format import REMOVE_CHANNEL
@@ -52,8 +53,11 @@ def make_node(
 
     channels = StorageChannels(lambda: DhtChannel(hash_range, budget), config.limits.channels_max, note_removal)
     journal: Journal | NoJournal
+    identity = new_identity()
+    if config.journal.enabled or loads_dump:
+        identity = identity_of(config.node.data, config.dump_dir, accept_damage=accept_damage)
     if config.journal.enabled:
-        journal = _load(config, service, channels, budget, accept_damage=accept_damage, files=files)
+        journal = _load(config, service, channels, budget, identity, accept_damage=accept_damage, files=files)
         service.commit = journal.commit
         service.background.append(journal.run)
         service.more_statistics.append(journal.statistics)
@@ -61,8 +65,9 @@ def make_node(
         journal = NoJournal()
         if loads_dump:
             _load_dump(config, channels, budget, accept_damage)
+            keep_identity(config.node.data, identity)
     DhtRequests(service, channels, hash_range, budget, journal)
-    DumpRequests(service, config.dump_dir, journal if isinstance(journal, Journal) else None)
+    DumpRequests(service, identity, config.dump_dir, journal if isinstance(journal, Journal) else None)
     return Node(
         service,
         channels,
@@ -93,6 +98,7 @@ def _load(
     service: Service,
     channels: StorageChannels[DhtChannel],
     budget: MemoryBudget,
+    identity: str,
     *,
     accept_damage: bool,
     files: Files | None,
@@ -110,6 +116,7 @@ def _load(
             budget.used >> 20,
             budget.limit >> 20,
         )
+    keep_identity(config.node.data, identity)
     section = config.journal
     journal = Journal(
         service,

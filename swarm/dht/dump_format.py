@@ -1,6 +1,7 @@
 """The form of a dump: its records' keys, the trailer of a file, the manifest. No I/O. docs/formats/dump.md."""
 
 import json
+import re
 import struct
 from dataclasses import asdict, dataclass
 
@@ -17,13 +18,20 @@ TEMPORARY_SUFFIX = ".tmp"
 DELETED = "deleted"
 
 MANIFEST_FORMAT = 1
+IDENTITY_BYTES = 16
 HASH_BYTES = 8
 TRAILER_BYTES = 72
 _MAGIC = b"SWARMD\0\1"
 _TRAILER = struct.Struct(">8s8Q")
 _CHECKED_BYTES = TRAILER_BYTES - 8
+_IDENTITY = re.compile(rf"[0-9a-f]{{{2 * IDENTITY_BYTES}}}")
 
 assert _TRAILER.size == TRAILER_BYTES
+
+
+def is_identity(text: str) -> bool:
+    """Whether it may be that of a node: 16 bytes in hexadecimal."""
+    return _IDENTITY.fullmatch(text) is not None
 
 
 def stored_key(key: bytes) -> bytes:
@@ -94,6 +102,8 @@ class Manifest:
     begun: str
     finished: str
     channels: dict[str, ChannelSize]
+    node: str
+    """Its identity."""
 
     @property
     def record_bytes(self) -> int:
@@ -119,8 +129,9 @@ class Manifest:
                 "begun": str(begun),
                 "finished": str(finished),
                 "channels": dict(channels),
-            } if 0 < keep_from <= first_segment:
-                return cls(first_segment, keep_from, begun, finished, dict(map(_channel, channels.items())))
+                "node": str(node),
+            } if 0 < keep_from <= first_segment and is_identity(node):
+                return cls(first_segment, keep_from, begun, finished, dict(map(_channel, channels.items())), node)
         raise ValueError("it is not a manifest of format 1")
 
 

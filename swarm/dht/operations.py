@@ -276,9 +276,10 @@ def ping(ring: Ring) -> Steps[None]:
     yield from _ask_all(ring, core.PING)
 
 
-def begin_dump(ring: Ring) -> Steps[int]:
-    """Of the one node that a dhtdump dumps: the segment that its journal has begun."""
-    return (yield from _ask_all(ring, protocol.BEGIN_DUMP))[0]  # type: ignore[no-any-return]
+def begin_dump(ring: Ring) -> Steps[tuple[int, str]]:
+    """Of the one node that a dhtdump dumps: the segment that its journal has begun, and the node's identity."""
+    segment, identity = (yield from _ask_all(ring, protocol.BEGIN_DUMP))[0]
+    return segment, identity
 
 
 def end_dump(ring: Ring, segment: int) -> Steps[bool]:

@@ -31,7 +31,8 @@ def directory(tmp_path: Path) -> Path:
     write(tmp_path / "channel.lmdb.backup", {b"key": b"old"})
     write(tmp_path / "other.lmdb", {})
     names = ("channel", "other")
-    write_manifest(tmp_path, Manifest(3, 1, "begun", "finished", {name: ChannelSize(1, 1) for name in names}))
+    sizes = dict.fromkeys(names, ChannelSize(1, 1))
+    write_manifest(tmp_path, Manifest(3, 1, "begun", "finished", sizes, "0" * 32))
     (tmp_path / "notes.txt").write_text("no dump")
     return tmp_path
 

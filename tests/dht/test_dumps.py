@@ -248,7 +248,8 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         DumpWriter(tmp_path / "missing" / "dump")
 
 
-MANIFEST = Manifest(12, 7, "2026-11-22T06:00:00Z", "2026-11-22T06:00:05Z", {"name": ChannelSize(10, 1160)})
+NODE = "9f86d081884c7d659a2feaa0c55ad015"
+MANIFEST = Manifest(12, 7, "2026-11-22T06:00:00Z", "2026-11-22T06:00:05Z", {"name": ChannelSize(10, 1160)}, NODE)
 
 
 def test_the_manifest_is_as_the_document_says(tmp_path: Path) -> None:
@@ -280,6 +281,8 @@ def test_a_damaged_manifest(tmp_path: Path) -> None:
         data.replace(b"10", b'"10"'),
         data.replace(b'"keep_from": 7', b'"keep_from": 13'),
         data.replace(b'"keep_from": 7', b'"keep_from": 0'),
+        data.replace(NODE.encode(), b"../other"),
+        data.replace(b'"node"', b'"nodes"'),
     ):
         path.write_bytes(wrong)
         with pytest.raises(DumpDamaged):

@@ -31,6 +31,7 @@ Records = dict[bytes, bytes]
 
 OLD = {b"%d" % number: b"old" for number in range(3000)}
 NEW = {b"%d" % number: b"new" for number in range(1000, 4000)}
+NODE = "0" * 32
 OTHER = {b"other": b"channel"}
 
 
@@ -49,7 +50,7 @@ def dump(tmp_path: Path) -> Path:
     write(tmp_path / "channel.lmdb", NEW, 12)
     write(tmp_path / "other.lmdb", OTHER, 12)
     write_manifest(
-        tmp_path, Manifest(12, 5, "begun", "finished", {name: ChannelSize(1, 1) for name in ("channel", "other")})
+        tmp_path, Manifest(12, 5, "begun", "finished", dict.fromkeys(("channel", "other"), ChannelSize(1, 1)), NODE)
     )
     return tmp_path
 
@@ -227,15 +228,15 @@ def test_what_else_is_there_is_named_and_left(dump: Path, caplog: pytest.LogCapt
 def test_a_new_channel_is_in_the_journal(dump: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
     damage(dump / "other.lmdb", how)
     sizes = {"channel": ChannelSize(1, 1), "other": ChannelSize(1, 1, new=True)}
-    write_manifest(dump, Manifest(12, 5, "begun", "finished", sizes))
+    write_manifest(dump, Manifest(12, 5, "begun", "finished", sizes, NODE))
     loaded = load(dump)
     assert loaded.first_segment == 5
     assert loaded.channels == {"channel": NEW}
     assert [each.levelname for each in caplog.records] == ["ERROR"]
     assert "the channel is new, and begins with what the journal has" in caplog.text
     for manifest in (
-        Manifest(12, 12, "begun", "finished", sizes),  # there may have been no journal
-        Manifest(12, 5, "begun", "finished", dict.fromkeys(sizes, ChannelSize(1, 1))),
+        Manifest(12, 12, "begun", "finished", sizes, NODE),  # there may have been no journal
+        Manifest(12, 5, "begun", "finished", dict.fromkeys(sizes, ChannelSize(1, 1)), NODE),
     ):
         write_manifest(dump, manifest)
         with pytest.raises(NodeError, match=r"other\.lmdb is .*--accept-damage"):
@@ -249,7 +250,7 @@ def test_a_dump_that_is_completed_meanwhile(dump: Path, backup: bool, caplog: py
         write(dump / "other.lmdb.backup", OLD, 7)
 
     def complete() -> None:
-        write_manifest(dump, Manifest(14, 12, "begun", "finished", {"new": ChannelSize(1, 1)}))
+        write_manifest(dump, Manifest(14, 12, "begun", "finished", {"new": ChannelSize(1, 1)}, NODE))
         (dump / "deleted").mkdir()
         for path in dump.glob("[co]*.lmdb*"):
             path.rename(dump / "deleted" / path.name)

@@ -32,6 +32,7 @@ from swarm.dht.hash_range import HashRange, split_evenly
 from swarm.testing import MemoryDht, dht_in_memory
 
 Records = dict[bytes, bytes]
+NODE = "0" * 32
 
 
 @asynccontextmanager
@@ -213,7 +214,7 @@ async def node_with_journal(directory: Path) -> AsyncIterator[tuple[CountingJour
         service = dht.nodes[0].service
         for request in (protocol.BEGIN_DUMP, protocol.END_DUMP):
             del service.handlers[request.code]
-        DumpRequests(service, directory, journal)
+        DumpRequests(service, NODE, directory, journal)
         yield journal, client
 
 
@@ -258,9 +259,10 @@ async def test_the_journal_is_trimmed_only_for_the_dump_that_the_node_would_load
         for _ in range(3):
             await dump_node(client, elsewhere, no_progress)
         assert journal.kept_from == 1
-        segment = await client.begin_dump()
+        segment, node = await client.begin_dump()
+        assert node == NODE
         assert not await client.end_dump(segment)
-        write_manifest(here, Manifest(segment, 3, "begun", "finished", {}))
+        write_manifest(here, Manifest(segment, 3, "begun", "finished", {}, NODE))
         assert not await client.end_dump(segment + 1)
         assert journal.kept_from == 1
         assert await client.end_dump(segment)
@@ -271,7 +273,7 @@ async def test_the_journal_is_trimmed_only_for_the_dump_that_the_node_would_load
 
 async def test_a_node_without_a_journal(tmp_path: Path) -> None:
     async with node_and_client() as (_, client):
-        assert await client.begin_dump() == 1
+        assert (await client.begin_dump())[0] == 1
         assert await client.end_dump(1) is False
         with pytest.raises(SwarmError, match="segment is from 1"):
             await client.end_dump(0)
@@ -410,9 +412,10 @@ async def test_a_period_between_dumps(tmp_path: Path, autojump_clock: trio.testi
 
 async def test_the_first_wait_is_random(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     waits = set()
-    for _ in range(5):
+    for turn in range(5):
+        (tmp_path / f"{turn}").mkdir()
         begun = trio.current_time()
-        async with schedule_running(tmp_path, period=1000.0, first_wait=1.0) as (schedule, _):
+        async with schedule_running(tmp_path / f"{turn}", period=1000.0, first_wait=1.0) as (schedule, _):
             waits.add(await when(lambda schedule=schedule: schedule._dumps == 1) - begun)  # type: ignore[misc]
     assert len(waits) > 1
 

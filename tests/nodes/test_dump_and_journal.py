@@ -5,9 +5,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import pytest
 
+from nodes.dht.config import DhtConfig, DumpSection
 from nodes.dht.journal_format import HEADER_BYTES
 from swarm.blocking import DhtClient
 from swarm.dht.dumps import read_manifest
@@ -201,3 +203,119 @@ def test_a_new_channel_whose_dump_is_damaged(tmp_path: Path, node: DhtProcess, c
     manifest = read_manifest(dump_dir)
     assert manifest is not None
     assert not manifest.channels["new"].new
+
+
+def records(node: DhtProcess) -> dict[bytes, bytes]:
+    with DhtClient(node.address) as dht:
+        return dict(dht.get_all("channel"))
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.glob("[!rsl]*") if path.is_file()}
+
+
+def test_a_dump_of_another_node_is_left_alone(tmp_path: Path) -> None:
+    with DhtProcess(tmp_path / "a") as a, DhtProcess(tmp_path / "b") as b:
+        for name, node in ((b"a", a), (b"b", b)):
+            with DhtClient(node.address) as dht:
+                dht.put("channel", b"key", b"of " + name)
+        dump_of_b = tmp_path / "b" / "data" / "dump"
+        for _ in range(2):
+            dump(b, dump_of_b)
+        (dump_of_b / "other.lmdb.tmp").write_bytes(b"being written")
+        before = files(dump_of_b)
+        for _ in range(2):
+            with pytest.raises(subprocess.CalledProcessError) as failed:
+                dump(a, dump_of_b)
+            assert failed.value.returncode == 1
+            message = failed.value.stderr.decode()
+            assert f"dhtdump: {dump_of_b} holds the dump of another node, " in message
+            assert a.address in message
+            assert "move what is there away first" in message
+        assert files(dump_of_b) == before
+        assert "holds the dump of another node" in (dump_of_b / "root.log").read_text()
+        assert "failures:1 failed:1" in (dump_of_b / "stats.log").read_text()
+        b.kill()
+        b.start()
+        assert records(b) == {b"key": b"of b"}
+
+
+def test_a_node_that_came_back_with_another_data_directory(tmp_path: Path) -> None:
+    """Its dhtdump does not put the little that it holds in the place of what it has held."""
+    dump_dir = tmp_path / "dump"
+    with DhtProcess(tmp_path / "node", DhtConfig(dump=DumpSection(dump_dir=str(dump_dir)))) as node:
+        with DhtClient(node.address) as dht:
+            dht.put("channel", b"key", b"value")
+        dump(node, dump_dir)
+    before = files(dump_dir)
+    with DhtProcess(tmp_path / "elsewhere") as node, pytest.raises(subprocess.CalledProcessError):
+        dump(node, dump_dir)
+    assert files(dump_dir) == before
+
+
+def test_an_identity_stays(tmp_path: Path) -> None:
+    node = DhtProcess(tmp_path)
+    node.start()
+    identity = (tmp_path / "data" / "identity").read_text()
+    node.kill()
+    node.start()
+    dump(node, tmp_path / "data" / "dump")
+    node.stop()
+    assert (tmp_path / "data" / "identity").read_text() == identity
+    manifest = read_manifest(tmp_path / "data" / "dump")
+    assert manifest is not None
+    assert f"{manifest.node}\n" == identity
+
+
+def dumped_node(directory: Path) -> DhtProcess:
+    """That was stopped; one record is in its dump, another behind it."""
+    with DhtProcess(directory) as node, DhtClient(node.address) as dht:
+        for value in (b"1", b"2"):
+            dht.put("channel", value, value)
+            dump(node, directory / "data" / "dump")
+        dht.put("channel", b"3", b"3")
+    return node
+
+
+@pytest.mark.parametrize("accepted", [(), ("--accept-damage",)])
+def test_a_node_does_not_start_from_the_dump_of_another(tmp_path: Path, accepted: tuple[str, ...]) -> None:
+    dumped_node(tmp_path / "a")
+    b = dumped_node(tmp_path / "b")
+    rmtree(tmp_path / "b" / "data" / "dump")
+    copytree(tmp_path / "a" / "data" / "dump", tmp_path / "b" / "data" / "dump")
+    with pytest.raises(RuntimeError, match="holds the dump of another node"):
+        b.start(*accepted)
+
+
+def test_a_dump_is_brought_to_another_machine(tmp_path: Path) -> None:
+    dumped_node(tmp_path / "a")
+    copytree(tmp_path / "a" / "data" / "dump", tmp_path / "b" / "data" / "dump")
+    b = DhtProcess(tmp_path / "b")
+    with pytest.raises(RuntimeError, match="--accept-damage"):  # what was written behind the dump is lost
+        b.start()
+    assert not (tmp_path / "b" / "data" / "identity").exists()
+    b.start("--accept-damage")
+    assert records(b) == {b"1": b"1", b"2": b"2"}
+    identity = "data/identity"
+    assert (tmp_path / "b" / identity).read_text() == (tmp_path / "a" / identity).read_text()
+    dump(b, tmp_path / "b" / "data" / "dump")
+    b.kill()
+    b.start()
+    assert records(b) == {b"1": b"1", b"2": b"2"}
+    b.stop()
+
+
+@pytest.mark.parametrize("left", [None, b"", b"0" * 31, bytes(33)])
+def test_an_identity_that_is_lost_or_damaged(tmp_path: Path, left: bytes | None) -> None:
+    node = dumped_node(tmp_path)
+    path = tmp_path / "data" / "identity"
+    identity = path.read_bytes()
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+    with pytest.raises(RuntimeError, match=r"identity.*--accept-damage"):
+        node.start()
+    node.start("--accept-damage")
+    assert records(node) == {b"1": b"1", b"2": b"2", b"3": b"3"}
+    node.stop()
+    assert path.read_bytes() == identity
