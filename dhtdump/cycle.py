@@ -93,6 +93,7 @@ async def dump_node(client: DumpClient, directory: Path, progress: Progress) -> 
     if before is not None and before.node != node:
         raise DumpNotWritten(_not_its_dump(directory, before.node, client.address, node))
     _remove_leftovers(directory)
+    has_journal = await client.has_journal()
     (hash_range,) = (await client.hash_ranges()).values()
     channels = {}
     for name in await client.channels():
@@ -103,7 +104,7 @@ async def dump_node(client: DumpClient, directory: Path, progress: Progress) -> 
         else:
             new = is_first if before is None else name not in before.channels
             channels[name] = ChannelSize(trailer.records, trailer.record_bytes, new)
-    keep_from = _keep_from(directory, channels, before, segment)
+    keep_from = _keep_from(directory, channels, before, segment) if has_journal else segment
     manifest = Manifest(segment, keep_from, begun, _utc(), channels, node)
     write_manifest(directory, manifest)
     _set_aside_others(directory, manifest)

@@ -27,17 +27,26 @@ class SegmentedJournal(Protocol):
 
 
 class DumpRequests:
-    def __init__(self, service: Service, identity: str, dump_dir: Path, journal: SegmentedJournal | None) -> None:
-        """dump_dir: from where the node would load its dump, were it started now. journal: None if there is none."""
+    def __init__(
+        self,
+        service: Service,
+        identity: str,
+        dump_dir: Path,
+        journal: SegmentedJournal | None,
+        next_segment: int = 1,
+    ) -> None:
+        """dump_dir: from where the node would load its dump, were it started now. journal: None if there is none; then
+        next_segment is the one with which a journal would go on."""
         self._service = service
         self._identity = identity
         self._dump_dir = dump_dir
         self._journal = journal
+        self._next_segment = next_segment
         service.handle(protocol.BEGIN_DUMP, self._begin, "batch")
         service.handle(protocol.END_DUMP, self._end, "batch")
 
     def _begin(self, _: ConnectionHandler) -> tuple[int, str]:
-        return self._journal.rotate() if self._journal else 1, self._identity
+        return self._journal.rotate() if self._journal else self._next_segment, self._identity
 
     def _end(self, _: ConnectionHandler, segment: Any) -> bool:
         protocol.END_DUMP.check((segment,), self._service.limits)

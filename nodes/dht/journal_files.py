@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from swarm.core.node import NodeError
+
 SEGMENT_NAME = re.compile(r"([0-9]{16})\.journal")
 
 
@@ -14,6 +16,16 @@ def segment_path(directory: Path, number: int) -> Path:
 def segment_numbers(directory: Path) -> list[int]:
     """Of the segments that are there, in order."""
     return sorted(int(match[1]) for path in directory.iterdir() if (match := SEGMENT_NAME.fullmatch(path.name)))
+
+
+def next_segment_number(directory: Path) -> int:
+    """With which the journal in this directory would go on, if there is one. Raises NodeError."""
+    try:
+        return max(segment_numbers(directory), default=0) + 1
+    except FileNotFoundError:
+        return 1
+    except OSError as error:
+        raise NodeError(f"the journal in {directory} cannot be read: {error.strerror or error}") from error
 
 
 class Files:

@@ -6,7 +6,7 @@ from nodes.dht.config import DhtConfig
 from nodes.dht.dump_requests import DumpRequests
 from nodes.dht.identity import identity_of, keep_identity, new_identity
 from nodes.dht.journal import Journal, NoJournal
-from nodes.dht.journal_files import Files
+from nodes.dht.journal_files import Files, next_segment_number
 from nodes.dht.journal_format import REMOVE_CHANNEL
 from nodes.dht.loading_progress import told_progress
 from nodes.dht.recovery import collector_at_rest, recover
@@ -53,7 +53,7 @@ def make_node(
 
     channels = StorageChannels(lambda: DhtChannel(hash_range, budget), config.limits.channels_max, note_removal)
     journal: Journal | NoJournal
-    identity = new_identity()
+    identity, next_segment = new_identity(), 1
     if config.journal.enabled or loads_dump:
         identity = identity_of(config.node.data, config.dump_dir, accept_damage=accept_damage)
     if config.journal.enabled:
@@ -64,10 +64,11 @@ def make_node(
     else:
         journal = NoJournal()
         if loads_dump:
+            next_segment = next_segment_number(config.node.data / "journal")
             _load_dump(config, channels, budget, accept_damage)
             keep_identity(config.node.data, identity)
     DhtRequests(service, channels, hash_range, budget, journal)
-    DumpRequests(service, identity, config.dump_dir, journal if isinstance(journal, Journal) else None)
+    DumpRequests(service, identity, config.dump_dir, journal if isinstance(journal, Journal) else None, next_segment)
     return Node(
         service,
         channels,

@@ -215,6 +215,7 @@ async def node_with_journal(directory: Path) -> AsyncIterator[tuple[CountingJour
         for request in (protocol.BEGIN_DUMP, protocol.END_DUMP):
             del service.handlers[request.code]
         DumpRequests(service, NODE, directory, journal)
+        service.more_statistics.append(lambda: {"journal_bytes": 0})
         yield journal, client
 
 

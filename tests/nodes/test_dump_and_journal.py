@@ -9,7 +9,7 @@ from shutil import copytree, rmtree
 
 import pytest
 
-from nodes.dht.config import DhtConfig, DumpSection
+from nodes.dht.config import DhtConfig, DumpSection, JournalSection
 from nodes.dht.journal_format import HEADER_BYTES
 from swarm.blocking import DhtClient
 from swarm.dht.dumps import read_manifest
@@ -319,3 +319,46 @@ def test_an_identity_that_is_lost_or_damaged(tmp_path: Path, left: bytes | None)
     assert records(node) == {b"1": b"1", b"2": b"2", b"3": b"3"}
     node.stop()
     assert path.read_bytes() == identity
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_journal_that_is_turned_on_after_a_dump_without_one(tmp_path: Path, before: bool) -> None:
+    """Segments of the time before are older than that dump, and those that are missing were not needed for it."""
+    without = DhtConfig(journal=JournalSection(enabled=False))
+    if before:
+        dumped_node(tmp_path)
+        dumped = read_manifest(tmp_path / "data" / "dump")
+        assert dumped is not None
+        assert dumped.first_segment > 2
+    with DhtProcess(tmp_path, without) as node, DhtClient(node.address) as dht:
+        for value in (b"a", b"b"):
+            dht.put("channel", b"1", value)
+            dht.put("channel", b"3", value)
+            dht.put("new", value, value)
+            dump(node, tmp_path / "data" / "dump")
+        expected = records(node)
+    for cycle in range(3):
+        with DhtProcess(tmp_path) as node, DhtClient(node.address) as dht:
+            assert records(node) == expected
+            assert dict(dht.get_all("new")) == {b"a": b"a", b"b": b"b"}
+            dht.put("channel", b"cycle", b"%d" % cycle)
+            expected[b"cycle"] = b"%d" % cycle
+            if cycle == 1:
+                dump(node, tmp_path / "data" / "dump")
+                dht.put("channel", b"behind", b"value")
+                expected[b"behind"] = b"value"
+    (tmp_path / "data" / "dump" / "channel.lmdb").write_bytes(b"")
+    with DhtProcess(tmp_path) as node:
+        assert records(node) == expected
+
+
+def test_a_damaged_dump_of_a_node_without_a_journal(tmp_path: Path) -> None:
+    """No segment of the time before has what it held."""
+    dumped_node(tmp_path)
+    rmtree(tmp_path / "data" / "dump")
+    with DhtProcess(tmp_path, DhtConfig(journal=JournalSection(enabled=False))) as node, DhtClient(node.address) as dht:
+        dht.put("new", b"key", b"value")
+        dump(node, tmp_path / "data" / "dump")
+    (tmp_path / "data" / "dump" / "new.lmdb").write_bytes(b"")
+    with pytest.raises(RuntimeError, match=r"new\.lmdb is damaged"):
+        DhtProcess(tmp_path).start()
