@@ -114,7 +114,10 @@ async def _dump_once(client: DumpClient, schedule: Schedule, shown: bool) -> str
         except SwarmError as error:
             return str(error)
     with _progress_bar(records, shown) as progress:
-        return await schedule.dump(progress)
+        failed = await schedule.dump(progress)
+    if schedule.journal_kept:
+        click.echo(f"dhtdump: {schedule.journal_kept}", err=True)
+    return failed
 
 
 @contextmanager

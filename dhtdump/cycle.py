@@ -21,7 +21,7 @@ import trio
 
 import swarm.dht.operations as operations
 import swarm.dht.protocol as protocol
-from swarm.core.errors import ChannelRemoved, SwarmError
+from swarm.core.errors import ChannelRemoved
 from swarm.dht.client import DhtClient, Records
 from swarm.dht.dump_format import (
     BACKUP_SUFFIX,
@@ -82,7 +82,7 @@ class DumpClient(DhtClient):
 
 
 async def dump_node(client: DumpClient, directory: Path, progress: Progress) -> Manifest:
-    """Writes all channels of the node; what the dump's manifest says.
+    """Writes all channels of the node; what the dump's manifest says. To be followed by end_dump.
 
     Raises SwarmError (the node), DumpNotWritten (the disk): the dump before is still there.
     """
@@ -108,7 +108,6 @@ async def dump_node(client: DumpClient, directory: Path, progress: Progress) -> 
     manifest = Manifest(segment, keep_from, begun, _utc(), channels, node)
     write_manifest(directory, manifest)
     _set_aside_others(directory, manifest)
-    await _tell(client, segment)
     return manifest
 
 
@@ -217,15 +216,22 @@ def _set_aside_others(directory: Path, manifest: Manifest) -> None:
             sync_directory(directory)
 
 
-async def _tell(client: DumpClient, segment: int) -> None:
-    """The dump is complete whatever becomes of this: a journal that was not trimmed is after the next one."""
-    try:
-        if await client.end_dump(segment):
-            return
-        if await client.has_journal():
-            log.warning("the node did not trim its journal: its dump_dir is not where this dump is")
-        elif not client.told_no_journal:
-            client.told_no_journal = True
-            log.info("the node has no journal: should it end, what was written since the last dump is gone")
-    except SwarmError as error:
-        log.warning("the journal was not trimmed: %s", error)
+class JournalKept(Exception):
+    """A dump is complete, and the node has not trimmed its journal for it. The text says why, and what to do."""
+
+
+async def end_dump(client: DumpClient, directory: Path, manifest: Manifest) -> bool | None:
+    """Lets the node trim its journal; None: it has none. The dump is complete whatever becomes of this. Raises
+    JournalKept, which the next dump does not mend; SwarmError."""
+    if await client.end_dump(manifest.first_segment):
+        return True
+    if await client.has_journal():
+        raise JournalKept(
+            "the node did not trim its journal: it does not find this dump where it would load it from. "
+            f"{directory} has to be the dump_dir of the node (section [dump]; dump in its data directory); root.log of "
+            "the node may say more"
+        )
+    if not client.told_no_journal:
+        client.told_no_journal = True
+        log.info("the node has no journal: should it end, what was written since the last dump is gone")
+    return None

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from dhtdump.config import DumpSection
-from dhtdump.cycle import DumpClient, Progress, dump_node, manifest_before
+from dhtdump.cycle import DumpClient, JournalKept, Progress, dump_node, end_dump, manifest_before
 from swarm.core.errors import SwarmError
 from swarm.core.limits import MIB
 from swarm.core.logs import Logs, figures
@@ -37,6 +37,9 @@ class Schedule:
         self._dumps = 0
         self._failures = 0
         self._last: Manifest | None = manifest_before(self._directory)
+        self.journal_kept: str | None = None
+        """Why the node did not trim its journal for the last dump. As long as it does not, no dump begins early: the
+        journal would not become shorter by it."""
 
     async def run(self) -> None:
         """Dumps again and again, until cancelled."""
@@ -59,6 +62,7 @@ class Schedule:
             log.error("the dump failed, the one before stays: %s", error)
             self._write_stats(None, time.monotonic() - begun)
             return str(error)
+        trimmed = await self._end(manifest)
         duration_s = time.monotonic() - begun
         self._dumps += 1
         self._last = manifest
@@ -66,17 +70,32 @@ class Schedule:
             "dumped %d channels with %d records, %d bytes, in %.1f s; the journal is needed from segment %d on",
             len(manifest.channels), manifest.records, manifest.record_bytes, duration_s, manifest.keep_from,
         )  # fmt: skip
-        self._write_stats(manifest, duration_s)
+        self._write_stats(manifest, duration_s, trimmed)
         return None
+
+    async def _end(self, manifest: Manifest) -> bool | None:
+        """Whether the journal was trimmed; None where there is none."""
+        self.journal_kept = None
+        try:
+            return await end_dump(self._client, self._directory, manifest)
+        except JournalKept as error:
+            self.journal_kept = str(error)
+            log.error("%s. Until then no dump begins early", error)
+        except SwarmError as error:
+            log.warning("the journal was not trimmed: %s", error)
+        return False
 
     def _announce(self, wait_s: float) -> None:
         due = datetime.fromtimestamp(time.time(), UTC) + timedelta(seconds=wait_s)
-        log.info("next dump at %s UTC, or when the journal has grown", due.strftime("%Y-%m-%d %H:%M:%S"))
+        early = "" if self.journal_kept else ", or when the journal has grown"
+        log.info("next dump at %s UTC%s", due.strftime("%Y-%m-%d %H:%M:%S"), early)
 
     async def _wait(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
             while True:
                 await trio.sleep(self._config.check_period)
+                if self.journal_kept:
+                    continue
                 undumped = await self._undumped_bytes()
                 if has_grown(undumped, self._last.record_bytes if self._last else 0, self._config.journal_multiple):
                     log.info("the journal has grown by %d bytes since the last dump: the next begins early", undumped)
@@ -90,7 +109,7 @@ class Schedule:
             return 0
         return int(statistics.get("journal_undumped_bytes", 0))
 
-    def _write_stats(self, manifest: Manifest | None, duration_s: float) -> None:
+    def _write_stats(self, manifest: Manifest | None, duration_s: float, trimmed: bool | None = None) -> None:
         if self._logs is None:
             return
         values: dict[str, Any] = {
@@ -110,7 +129,7 @@ class Schedule:
                 "channel": {
                     name: {"records": size.records, "bytes": size.bytes} for name, size in manifest.channels.items()
                 },
-            }
+            } | ({} if trimmed is None else {"trimmed": int(trimmed)})
         self._logs.stats([figures(flatten(values))])
 
 

@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from dhtdump.config import DumpSection
-from dhtdump.cycle import DumpClient, dump_node
+from dhtdump.cycle import DumpClient, JournalKept, dump_node, end_dump
 from dhtdump.schedule import JOURNAL_FLOOR_BYTES, Schedule, has_grown
 from nodes.dht.config import DhtConfig, JournalSection
 from nodes.dht.config import DumpSection as NodeDumpSection
@@ -219,18 +219,24 @@ async def node_with_journal(directory: Path) -> AsyncIterator[tuple[CountingJour
         yield journal, client
 
 
+async def dump_and_trim(client: DumpClient, directory: Path) -> Manifest:
+    manifest = await dump_node(client, directory, no_progress)
+    assert await end_dump(client, directory, manifest)
+    return manifest
+
+
 async def test_which_segments_are_kept(tmp_path: Path) -> None:
     async with node_with_journal(tmp_path) as (journal, client):
         await client.put("a", b"key", b"value")
-        assert (await dump_node(client, tmp_path, no_progress)).first_segment == 2
+        assert (await dump_and_trim(client, tmp_path)).first_segment == 2
         assert journal.kept_from == 1  # no backup yet: all of it
-        await dump_node(client, tmp_path, no_progress)
+        await dump_and_trim(client, tmp_path)
         assert (journal.segment, journal.kept_from, journal.first_undumped) == (3, 2, 3)
         await client.put("b", b"key", b"value")
-        await dump_node(client, tmp_path, no_progress)
+        await dump_and_trim(client, tmp_path)
         assert (journal.segment, journal.kept_from) == (4, 3)
         for number in range(5, 9):
-            manifest = await dump_node(client, tmp_path, no_progress)
+            manifest = await dump_and_trim(client, tmp_path)
             assert (manifest.first_segment, manifest.keep_from, journal.kept_from) == (number, number - 1, number - 1)
 
 
@@ -239,14 +245,14 @@ async def test_a_cycle_that_fails_half_way_lets_go_of_no_segment(tmp_path: Path)
         for name in ("a", "b"):
             await client.put(name, b"key", b"value")
         for _ in range(2):
-            await dump_node(client, tmp_path, no_progress)
+            await dump_and_trim(client, tmp_path)
         (tmp_path / "b.lmdb.tmp").mkdir()  # cannot be written, nor be removed as a file
         for _ in range(3):
             with pytest.raises(DumpNotWritten):
-                await dump_node(client, tmp_path, no_progress)
+                await dump_and_trim(client, tmp_path)
         assert journal.kept_from == 2
         (tmp_path / "b.lmdb.tmp").rmdir()
-        manifest = await dump_node(client, tmp_path, no_progress)
+        manifest = await dump_and_trim(client, tmp_path)
         backups = [read_trailer(tmp_path / f"{name}.lmdb.backup").first_segment for name in ("a", "b")]
         assert manifest.keep_from == journal.kept_from == min(3, *backups)
 
@@ -258,7 +264,8 @@ async def test_the_journal_is_trimmed_only_for_the_dump_that_the_node_would_load
     async with node_with_journal(here) as (journal, client):
         await client.put("a", b"key", b"value")
         for _ in range(3):
-            await dump_node(client, elsewhere, no_progress)
+            with pytest.raises(JournalKept, match="has to be the dump_dir of the node"):
+                await dump_and_trim(client, elsewhere)
         assert journal.kept_from == 1
         segment, node = await client.begin_dump()
         assert node == NODE
@@ -448,3 +455,20 @@ async def test_a_dump_begins_early_when_the_journal_has_grown(
         with trio.move_on_after(10_000):
             await when(lambda: schedule._dumps == 3)
         assert schedule._dumps == 2
+
+
+async def test_no_dump_begins_early_when_the_node_does_not_trim(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with schedule_running(tmp_path, period=1e5, first_wait=0.0, check_period=10.0) as (schedule, node):
+        node.service.more_statistics.append(
+            lambda: {"journal_bytes": 1, "journal_undumped_bytes": JOURNAL_FLOOR_BYTES + 1}
+        )
+        first = await when(lambda: schedule._dumps == 1)
+        assert 0.99e5 < await when(lambda: schedule._dumps == 2) - first < 1.01e5
+    errors = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert len(errors) == 2
+    assert f"{tmp_path} has to be the dump_dir of the node" in errors[0]
+    assert errors[0].endswith("no dump begins early")
+    assert not caplog.records[-1].getMessage().endswith("or when the journal has grown")

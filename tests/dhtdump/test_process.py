@@ -65,7 +65,7 @@ def log_of(directory: Path) -> str:
 def test_once(tmp_path: Path, node: DhtProcess, client: DhtClient) -> None:
     client.put_many("channel", {b"%d" % number: b"value" for number in range(1000)})
     done = dhtdump("--node", node.address, "--dump-dir", tmp_path, "--oneshot")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout) == (0, "")
     manifest = read_manifest(tmp_path)
     assert manifest is not None
     assert manifest.channels["channel"].records == 1000
@@ -310,5 +310,16 @@ def test_a_node_without_a_journal_is_told_of_once(tmp_path: Path) -> None:
 
 def test_a_node_that_loads_its_dump_from_elsewhere(tmp_path: Path, node: DhtProcess) -> None:
     for _ in range(2):
-        assert dhtdump("--oneshot", "--node", node.address, "--dump-dir", tmp_path).returncode == 0
-    assert log_of(tmp_path).count("the node did not trim its journal: its dump_dir is not where this dump is") == 2
+        done = dhtdump("--oneshot", "--node", node.address, "--dump-dir", tmp_path)
+        assert done.returncode == 0
+        assert done.stderr.startswith("dhtdump: the node did not trim its journal: ")
+        assert f"{tmp_path} has to be the dump_dir of the node" in done.stderr
+    assert log_of(tmp_path).count("the node did not trim its journal: ") == 2
+    assert (tmp_path / "stats.log").read_text().count(" trimmed:0") == 2
+
+
+def test_a_node_that_loads_its_dump_from_here(tmp_path: Path) -> None:
+    with DhtProcess(tmp_path) as node:
+        done = dhtdump("--oneshot", "--node", node.address, "--dump-dir", tmp_path / "data" / "dump")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert " trimmed:1" in (tmp_path / "data" / "dump" / "stats.log").read_text()
