@@ -67,6 +67,12 @@ def make_node(
             next_segment = next_segment_number(config.node.data / "journal")
             _load_dump(config, channels, budget, accept_damage)
             keep_identity(config.node.data, identity)
+    if len(channels) > config.limits.channels_max:
+        log.warning(
+            "%d channels were loaded, channels_max is %d: no more come into being until enough are removed",
+            len(channels),
+            config.limits.channels_max,
+        )
     DhtRequests(service, channels, hash_range, budget, journal)
     DumpRequests(service, identity, config.dump_dir, journal if isinstance(journal, Journal) else None, next_segment)
     return Node(

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Literal
 
 from nodes.dht.storage import DhtChannel
-from swarm.core.errors import TooManyChannels
 from swarm.core.node import NodeError
 from swarm.core.storage_channels import MemoryBudget, StorageChannels
 from swarm.dht.dump_format import (
@@ -256,11 +255,7 @@ class _Loading:
                 self._advance(dump.trailer.lmdb_bytes * len(keys) // max(records, 1))
                 yield keys, values
 
-        try:
-            with self.channels.create(name) as channel:
-                channel.load(counted(), records, dump.hashes() if keeps else None)
-        except TooManyChannels as error:
-            raise NodeError(f"the dump cannot be loaded: {error}") from error
+        self.channels.load(name).load(counted(), records, dump.hashes() if keeps else None)
         self.loaded += 1
         self.inside += inside
         if inside < records:

@@ -19,8 +19,8 @@ from nodes.dht.node import make_node
 from nodes.dht.snapshot import OutOfRange, load_snapshot
 from nodes.dht.storage import DhtChannel
 from swarm.blocking import DhtClient
-from swarm.core.errors import WrongNode
-from swarm.core.node import NodeError
+from swarm.core.errors import TooManyChannels, WrongNode
+from swarm.core.node import LimitsSection, NodeError
 from swarm.core.storage_channels import StorageChannels
 from swarm.dht.dump_format import ChannelSize, Manifest, Trailer, stored_key
 from swarm.dht.dumps import DumpWriter, write_manifest
@@ -304,6 +304,25 @@ def test_all_records_out_of_range_are_always_refused(dump: Path, policy: OutOfRa
 def test_the_memory_limit_is_told_and_not_enforced(dump: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert load(dump, memory_limit=1000).channels == {"channel": NEW, "other": OTHER}
     assert "more than memory_limit allows: writes are refused" in caplog.text
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_channels_max_is_told_and_not_enforced(dump: Path, tmp_path: Path, journal: bool) -> None:
+    config = DhtConfig(
+        journal=JournalSection(enabled=journal),
+        dump=DumpSection(dump_dir=str(dump)),
+        limits=LimitsSection(channels_max=1),
+    )
+    (tmp_path / "node").mkdir()
+    node = DhtProcess(tmp_path / "node", config)
+    node.start("--accept-damage")  # the journal is not there
+    with DhtClient([node.address]) as client:
+        assert client.channels() == ["channel", "other"]
+        with pytest.raises(TooManyChannels):
+            client.put("more", b"key", b"value")
+        client.put("other", b"key", b"value")
+    node.stop()
+    assert "2 channels were loaded, channels_max is 1" in "".join(node.output)
 
 
 def test_a_node_starts_with_its_dump(dump: Path, tmp_path: Path) -> None:
