@@ -84,7 +84,7 @@ class DumpClient(DhtClient):
 async def dump_node(client: DumpClient, directory: Path, progress: Progress) -> Manifest:
     """Writes all channels of the node; what the dump's manifest says. To be followed by end_dump.
 
-    Raises SwarmError (the node), DumpNotWritten (the disk): the dump before is still there.
+    Raises SwarmError (the node), DumpNotWritten, DumpUnreadable (the disk): the dump before is still there.
     """
     before = manifest_before(directory)
     is_first = before is None and not (directory / MANIFEST).exists()  # no journal was trimmed for a dump here
@@ -119,7 +119,8 @@ def _not_its_dump(directory: Path, found: str, address: str, node: str) -> str:
 
 
 def manifest_before(directory: Path) -> Manifest | None:
-    """That of the last complete dump. One that is damaged is as good as none: then all of the journal is kept."""
+    """That of the last complete dump. One that is damaged is as good as none: then all of the journal is kept. Raises
+    DumpUnreadable."""
     try:
         return read_manifest(directory)
     except DumpDamaged as error:

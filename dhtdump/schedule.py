@@ -7,6 +7,7 @@ first wait ──► dump ──► wait for period, or until the journal has gr
 import logging
 import random
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from swarm.core.limits import MIB
 from swarm.core.logs import Logs, figures
 from swarm.core.stats import flatten
 from swarm.dht.dump_format import Manifest
-from swarm.dht.dumps import DumpNotWritten
+from swarm.dht.dumps import DumpNotWritten, DumpUnreadable
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,9 @@ class Schedule:
         self._directory: Path = config.dump_dir
         self._dumps = 0
         self._failures = 0
-        self._last: Manifest | None = manifest_before(self._directory)
+        self._last: Manifest | None = None
+        with suppress(DumpUnreadable):  # the first dump will tell
+            self._last = manifest_before(self._directory)
         self.journal_kept: str | None = None
         """Why the node did not trim its journal for the last dump. As long as it does not, no dump begins early: the
         journal would not become shorter by it."""
@@ -57,7 +60,7 @@ class Schedule:
         begun = time.monotonic()
         try:
             manifest = await dump_node(self._client, self._directory, progress)
-        except (SwarmError, DumpNotWritten) as error:
+        except (SwarmError, DumpNotWritten, DumpUnreadable) as error:
             self._failures += 1
             log.error("the dump failed, the one before stays: %s", error)
             self._write_stats(None, time.monotonic() - begun)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from swarm.core.connection_handler import ConnectionHandler
 from swarm.core.request_handler import Service
 from swarm.dht import protocol
-from swarm.dht.dumps import DumpDamaged, read_manifest
+from swarm.dht.dumps import DumpDamaged, DumpUnreadable, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class DumpRequests:
         protocol.END_DUMP.check((segment,), self._service.limits)
         try:
             manifest = read_manifest(self._dump_dir)
-        except DumpDamaged as error:
+        except (DumpDamaged, DumpUnreadable) as error:
             log.error("the journal is not trimmed: %s", error)
             return False
         if self._journal is None or manifest is None or manifest.first_segment != segment:

@@ -15,7 +15,7 @@ from pathlib import Path
 from nodes.dht.journal_files import segment_numbers
 from swarm.core.node import NodeError
 from swarm.dht.dump_format import IDENTITY_BYTES, is_identity
-from swarm.dht.dumps import DumpDamaged, read_manifest, sync_directory
+from swarm.dht.dumps import DumpDamaged, DumpUnreadable, read_manifest, sync_directory
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ def identity_of(data: Path, dump_dir: Path, *, accept_damage: bool) -> str:
         manifest = read_manifest(dump_dir)
     except DumpDamaged:  # whether it starts then is decided where the dump is loaded
         manifest = None
+    except DumpUnreadable as error:
+        raise NodeError(str(error)) from error
     if manifest is None:
         return own or new_identity()
     if own is None:

@@ -30,7 +30,7 @@ from swarm.dht.dump_format import (
     Manifest,
     channel_of,
 )
-from swarm.dht.dumps import DumpDamaged, DumpFile, read_manifest
+from swarm.dht.dumps import DumpDamaged, DumpFile, DumpUnreadable, read_manifest
 from swarm.dht.hash_range import HASH_MAX, HashRange
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,21 @@ def load_snapshot(
     accept_damage: loads what there is, where it would otherwise refuse because of damage.
     Raises NodeError.
     """
+    try:
+        return _load(dump_dir, channels, hash_range, budget, policy, accept_damage, progress)
+    except DumpUnreadable as error:
+        raise NodeError(f"the dump cannot be loaded: {error}") from error
+
+
+def _load(
+    dump_dir: Path,
+    channels: StorageChannels[DhtChannel],
+    hash_range: HashRange,
+    budget: MemoryBudget,
+    policy: OutOfRange,
+    accept_damage: bool,
+    progress: Progress,
+) -> Loaded:
     begun = time.monotonic()
     with _no_garbage_collection():
         while True:

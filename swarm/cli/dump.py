@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,7 +18,7 @@ from swarm.cli.dht import PROGRESS_RECORDS, encode_line, no_record, parse_key, p
 from swarm.core.command_line import parsed_by
 from swarm.core.protocol import check_channel
 from swarm.dht.dump_format import BACKUP_SUFFIX, DUMP_SUFFIX, HASH_BYTES, MANIFEST, Trailer, channel_of
-from swarm.dht.dumps import DumpDamaged, DumpFile, read_manifest
+from swarm.dht.dumps import DumpDamaged, DumpFile, DumpUnreadable, read_manifest
 
 
 def _checked_channel(text: str) -> str:
@@ -30,7 +31,15 @@ _CHANNEL = click.argument("channel", callback=parsed_by(_checked_channel))
 _KEY = click.argument("key", callback=parsed_by(parse_key))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DumpUnreadable as error:
+            raise Failure(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def dump() -> None:
     """Looks into the dumps of a dht node.
 

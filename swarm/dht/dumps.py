@@ -41,6 +41,8 @@ CHECK_BYTES = 1 * MIB  # read at a time
 READ_RECORDS = 8192  # given at a time
 DISK_FULL_BYTES = 1 * MIB  # less room than this after a write that failed: the disk is full, whatever the error says
 
+DAMAGE = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EISDIR})  # a bad disk, or no file of a dump
+
 Progress = Callable[[int], None]
 """Is told so and so many bytes more."""
 
@@ -54,12 +56,17 @@ class DumpDamaged(Exception):
         self.what = what
 
 
+class DumpUnreadable(Exception):
+    """A file of a dump cannot be read here and now, and may be whole: the process may not read it, or lacks files or
+    memory. The text names the file and the reason. Nothing may be done that takes it for damaged."""
+
+
 class DumpNotWritten(Exception):
     """A dump could not be written, for a reason that an operator can mend: the text says which."""
 
 
 def read_trailer(path: Path) -> Trailer:
-    """Quickly: the rest of the file is not looked at. DumpDamaged; FileNotFoundError."""
+    """Quickly: the rest of the file is not looked at. DumpDamaged, DumpUnreadable; FileNotFoundError."""
     with _reading(path), path.open("rb") as file:
         return _trailer_of(path, file)
 
@@ -68,7 +75,7 @@ class DumpFile:
     """A channel's dump, checked as a whole and open for reading; to be closed."""
 
     def __init__(self, path: Path, progress: Progress = lambda count: None) -> None:
-        """Reads the file to its end. Raises DumpDamaged; FileNotFoundError where there is none."""
+        """Reads the file to its end. Raises DumpDamaged, DumpUnreadable; FileNotFoundError if there is none."""
         self.path = path
         with contextlib.ExitStack() as opened:
             with _reading(path):
@@ -149,13 +156,17 @@ def _checksum(file: IO[bytes], size: int, progress: Progress = lambda count: Non
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """What the disk or LMDB refuses to read is damaged as well."""
+    """What the disk cannot read is damaged as well; what only this process cannot is not."""
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno not in DAMAGE:
+            raise DumpUnreadable(f"{path} cannot be read: {error.strerror or error}") from error
         raise DumpDamaged(path, f"it cannot be read: {error.strerror or error}") from error
+    except lmdb.MemoryError as error:
+        raise DumpUnreadable(f"{path} cannot be mapped into memory: {error} (is there a limit, ulimit -v?)") from error
     except lmdb.Error as error:
         raise DumpDamaged(path, f"LMDB cannot read it: {error}") from error
 
@@ -245,7 +256,7 @@ def _not_written(path: Path, error: OSError | lmdb.Error) -> DumpNotWritten:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """The manifest of a dump directory; None if there is none. DumpDamaged."""
+    """The manifest of a dump directory; None if there is none. DumpDamaged, DumpUnreadable."""
     path = directory / MANIFEST
     try:
         with _reading(path):

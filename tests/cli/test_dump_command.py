@@ -169,3 +169,13 @@ def test_errors(tmp_path: Path, arguments: tuple[str, ...], status: int, error: 
 def test_help() -> None:
     assert b"list" in dump("--help").stdout
     assert b"dump " in subprocess.run([*SWARM, "--help"], capture_output=True, check=True).stdout
+
+
+def test_what_cannot_be_read_is_not_damaged(directory: Path) -> None:
+    (directory / "other.lmdb").unlink()
+    (directory / "other.lmdb").symlink_to("other.lmdb")
+    done = dump("export", directory, "other")
+    assert done.returncode == 1
+    assert (
+        done.stderr.decode() == f"swarm: {directory / 'other.lmdb'} cannot be read: Too many levels of symbolic links\n"
+    )

@@ -305,3 +305,14 @@ def test_damage_that_would_kill_a_program_that_does_not_look(tmp_path: Path) -> 
     naive += "; len(list(e.begin().cursor()))"
     assert subprocess.run([sys.executable, "-c", naive, str(path)], check=False, capture_output=True).returncode < 0
     assert damaged(path)
+
+
+def test_a_map_for_which_there_is_no_room_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "dump"
+    write(path, {b"%d" % number: bytes(MIB) for number in range(64)})
+    program = "import resource, sys, pathlib; from swarm.dht.dumps import DumpFile, DumpUnreadable\n"
+    program += "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+    program += "resource.setrlimit(resource.RLIMIT_AS, (used + 32 * 2**20,) * 2)\n"
+    program += "try: DumpFile(pathlib.Path(sys.argv[1]))\nexcept DumpUnreadable as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", program, str(path)], check=True, capture_output=True, text=True)
+    assert f"{path} cannot be mapped into memory: " in done.stdout

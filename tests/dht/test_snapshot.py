@@ -306,6 +306,17 @@ def test_the_memory_limit_is_told_and_not_enforced(dump: Path, caplog: pytest.Lo
     assert "more than memory_limit allows: writes are refused" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["channel.lmdb", "manifest.json"])
+@pytest.mark.parametrize("accept_damage", [True, False])
+def test_what_cannot_be_read_is_not_damaged(dump: Path, name: str, accept_damage: bool) -> None:
+    """A link to itself stands for all that the operating system refuses."""
+    (dump / name).unlink()
+    (dump / name).symlink_to(name)
+    with pytest.raises(NodeError, match=f"{name} cannot be read: Too many levels of symbolic links") as refused:
+        load(dump, accept_damage=accept_damage)
+    assert "damage" not in str(refused.value)
+
+
 @pytest.mark.parametrize("journal", [True, False])
 def test_channels_max_is_told_and_not_enforced(dump: Path, tmp_path: Path, journal: bool) -> None:
     config = DhtConfig(

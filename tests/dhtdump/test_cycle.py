@@ -27,7 +27,7 @@ from swarm.core.errors import NodeUnreachable, SwarmError
 from swarm.core.node import Node
 from swarm.dht import protocol
 from swarm.dht.dump_format import ChannelSize, Manifest
-from swarm.dht.dumps import DumpFile, DumpNotWritten, read_manifest, read_trailer, write_manifest
+from swarm.dht.dumps import DumpFile, DumpNotWritten, DumpUnreadable, read_manifest, read_trailer, write_manifest
 from swarm.dht.hash_range import HashRange, split_evenly
 from swarm.testing import MemoryDht, dht_in_memory
 
@@ -110,6 +110,20 @@ async def test_a_damaged_dump_does_not_become_the_backup(tmp_path: Path, caplog:
     assert content(tmp_path / "channel.lmdb") == {b"key": b"3"}
     assert content(tmp_path / "channel.lmdb.backup") == {b"key": b"1"}
     assert "it does not become the backup" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["channel.lmdb", "manifest.json"])
+async def test_what_cannot_be_read_is_not_replaced(tmp_path: Path, name: str) -> None:
+    async with node_and_client() as (_, client):
+        for _ in range(2):
+            await client.put("channel", b"key", b"value")
+            await dump_node(client, tmp_path, no_progress)
+        (tmp_path / name).rename(tmp_path / "aside")
+        (tmp_path / name).symlink_to(name)
+        with pytest.raises((DumpUnreadable, DumpNotWritten), match="cannot be"):
+            await dump_node(client, tmp_path, no_progress)
+        assert await Schedule(DumpSection(dump_dir=tmp_path), client).dump() is not None
+        assert (tmp_path / name).is_symlink()
 
 
 async def test_the_dump_of_a_removed_channel_moves(tmp_path: Path) -> None:
