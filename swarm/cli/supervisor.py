@@ -18,6 +18,7 @@ process, and for that the kernel is asked to pass it on (_die_with).
 import ctypes
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ STABLE_S = 10.0  # what has run so long begins with the first back-off again
 STOP_S = 10.0  # a node needs 2 s at most to stop in order
 LOOK_S = 0.02  # between two looks at whether a node that starts serves already
 CONSOLE_TAIL_BYTES = 64 * KIB  # of console.log, in which to look for what a node has just said
+ACCEPT_DAMAGE = "--accept-damage"  # the option that a node names where it finds damage
 REASON_LENGTH_MAX = 500  # characters of its last line
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -199,7 +201,16 @@ class NodeProcess:
             return f"was killed by signal {-status} ({signal.strsignal(-status)})"
         last = self._said(said_before).rstrip().rpartition("\n")[2]
         reason = "".join(each for each in last if each.isprintable())[:REASON_LENGTH_MAX]
-        return f"ended with exit status {status}" + (f": {reason} (see {self._console})" if status and reason else "")
+        by_hand = f"; by hand it starts with: {self._by_hand}" if ACCEPT_DAMAGE in last else ""
+        return f"ended with exit status {status}" + (
+            f": {reason} (see {self._console}){by_hand}" if status and reason else ""
+        )
+
+    @property
+    def _by_hand(self) -> str:
+        """The command with which its operator accepts the damage."""
+        where = (self.address_option, str(self.address), self.data_option, str(self.data))
+        return shlex.join(("dhtnode", *where, *self._options, ACCEPT_DAMAGE))
 
     def _said(self, after: int) -> str:
         """What is in the console's file after so many bytes, of the end of it."""

@@ -25,7 +25,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from swarm.cli import Failure
+from swarm.cli import Failure, WrongCall
 from swarm.cli.supervisor import DumpProcess, NodeProcess, NotStarted, State, run_nodes
 from swarm.core.command_line import parsed_by
 from swarm.core.config import Address, parse_size
@@ -221,7 +221,9 @@ def up(data: Path, dht: int, base_port: int, memory_limit: int | None) -> None:
     `nodes` in the data directory (for `swarm dht --nodes`), shows how they are, and starts again what dies. Each
     node's logs are in its own directory, DATA/dht-1/root.log and so on, those of its dhtdump in DATA/dht-1/dump.
 
-    Exit status 1, with the reason, if a node cannot start.
+    How many there are is decided when the data directory is first used: each holds its part of the records.
+
+    Exit status 1, with the reason, if a node cannot start; 2 with another --dht than before.
     """
     if base_port and base_port + dht - 1 > 65535:
         raise click.BadParameter(
@@ -231,6 +233,11 @@ def up(data: Path, dht: int, base_port: int, memory_limit: int | None) -> None:
         memory_limit = default_memory_limit()
     if memory_limit < dht:
         raise click.BadParameter(f"each of {dht} nodes needs a part of it", param_hint="--memory-limit")
+    if (before := _nodes_before(data)) not in (None, dht):
+        raise WrongCall(
+            f"{data} was started with {before} nodes before, each of which has its part of the records: "
+            f"use --dht {before}, or another --data"
+        )
     logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is in the table
     console = Console()
     nodes_file = data / "nodes"
@@ -246,6 +253,17 @@ def up(data: Path, dht: int, base_port: int, memory_limit: int | None) -> None:
         reasons += map(str, _leaves(group))
     if reasons:
         raise Failure("\n".join(sorted(reasons)))
+
+
+def _nodes_before(data: Path) -> int | None:
+    """With how many nodes the directory was used, if any of them holds something."""
+    try:
+        count = sum(1 for line in (data / "nodes").read_text().splitlines() if line)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Failure(f"{data / 'nodes'} cannot be read: {error.strerror or error}") from error
+    return count if any(data.glob("dht-*/identity")) else None
 
 
 def _plan(data: Path, count: int, base_port: int, memory_limit: int, tell: Callable[[str, str], None]) -> list[Row]:

@@ -112,8 +112,8 @@ def memory_limits(up: Up) -> list[int]:
 def test_its_nodes_share_the_memory(tmp_path: Path) -> None:
     with swarm_up(tmp_path, "--dht", "3") as up:
         assert memory_limits(up) == [default_memory_limit() // 3] * 3
-    with swarm_up(tmp_path, "--memory-limit", "1 GiB") as up:
-        assert memory_limits(up) == [2**29] * 2
+    with swarm_up(tmp_path, "--dht", "3", "--memory-limit", "3 GiB") as up:
+        assert memory_limits(up) == [2**30] * 3
 
 
 @pytest.mark.parametrize("size", ["much", "-1", "1.5B", "0", "1"])
@@ -366,3 +366,42 @@ def test_the_table_fits(columns: int, wide: bool) -> None:
 )
 def test_sizes_for_people(size: int, text: str) -> None:
     assert format_bytes(size) == text
+
+
+@pytest.mark.parametrize("options", [("--dht", "1"), ("--dht", "3"), ()])
+def test_another_number_of_nodes_than_before_is_refused(tmp_path: Path, options: tuple[str, ...]) -> None:
+    data = tmp_path / "data"
+    for number in range(1, 5):
+        (data / f"dht-{number}").mkdir(parents=True)
+    (data / "nodes").write_text("127.0.0.1:1\n" * 4)
+    (data / "dht-2" / "identity").write_text("0" * 32)
+    command = [*SWARM, "up", "--data", str(data), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"swarm: {data} was started with 4 nodes before")
+    assert "use --dht 4" in done.stderr
+
+
+def test_the_same_number_of_nodes_as_before(tmp_path: Path) -> None:
+    for _ in range(2):
+        with swarm_up(tmp_path, "--dht", "1") as up:
+            assert up.stop() == 0
+    assert (
+        "was started with 1 nodes before"
+        in subprocess.run(
+            [*SWARM, "up", "--data", str(tmp_path / "data")], capture_output=True, text=True, check=False
+        ).stderr
+    )
+
+
+def test_damage_names_the_command_that_accepts_it(tmp_path: Path) -> None:
+    with swarm_up(tmp_path, "--dht", "1") as up, DhtClient(nodes_file=up.nodes_file) as dht:
+        dht.put("channel", b"key", b"value")
+    data = tmp_path / "data" / "dht-1"
+    (data / "dump" / "manifest.json").write_text("damaged")
+    said = failing_up("--data", str(tmp_path / "data"), "--dht", "1", "--base-port", "0", "--memory-limit", "1 GiB")
+    command = re.search(r"; by hand it starts with: dhtnode (.*)\n", said)
+    assert command is not None, said
+    assert command[1] == (
+        f"--address 127.0.0.1:0 --data {data} --hash-range {HashRange()} --memory-limit {2**30} --accept-damage"
+    )
