@@ -29,7 +29,7 @@ from swarm.dht import protocol
 from swarm.dht.dump_format import ChannelSize, Manifest
 from swarm.dht.dumps import DumpFile, DumpNotWritten, DumpUnreadable, read_manifest, read_trailer, write_manifest
 from swarm.dht.hash_range import HashRange, split_evenly
-from swarm.testing import MemoryDht, dht_in_memory
+from swarm.testing import DhtProcess, MemoryDht, dht_in_memory
 
 Records = dict[bytes, bytes]
 NODE = "0" * 32
@@ -486,3 +486,30 @@ async def test_no_dump_begins_early_when_the_node_does_not_trim(
     assert f"{tmp_path} has to be the dump_dir of the node" in errors[0]
     assert errors[0].endswith("no dump begins early")
     assert not caplog.records[-1].getMessage().endswith("or when the journal has grown")
+
+
+@pytest.mark.parametrize("ended", [DhtProcess.pause, DhtProcess.kill])
+async def test_a_node_that_ends_or_hangs_in_the_middle_of_a_dump(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ended: Callable[[DhtProcess], None]
+) -> None:
+    dump_dir = tmp_path / "dump"
+    dump_dir.mkdir()
+    with DhtProcess(tmp_path / "node") as node:
+        async with DumpClient(node.address, timeout=1.0) as client:
+            await client.put_many("channel", {b"%d" % number: bytes(1000) for number in range(50_000)})
+            schedule = Schedule(DumpSection(dump_dir=dump_dir), client)
+            assert await schedule.dump() is None
+            before = {path.name: path.read_bytes() for path in dump_dir.iterdir()}
+            told = 0
+
+            def tell(channel: str, records: int) -> None:
+                nonlocal told
+                told += 1
+                if told == 2:
+                    ended(node)
+
+            failed = await schedule.dump(tell)
+            assert failed is not None
+            assert told >= 2
+        assert {path.name: path.read_bytes() for path in dump_dir.iterdir()} == before
+        assert f"the dump failed, the one before stays: {failed}" in caplog.text
