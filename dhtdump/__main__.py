@@ -3,7 +3,7 @@
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -77,10 +77,10 @@ async def _run(config: DumpConfig, logs: Logs, oneshot: bool, shown: bool) -> st
     prepare_process()
     failed: str | None = "stopped before the dump was complete" if oneshot else None
     async with trio.open_nursery() as nursery:
-        await nursery.start(_handle_signals, logs, nursery.cancel_scope)
-        log.info("dumps %s to %s", config.dump.node, config.dump.dump_dir)
         async with DumpClient(str(config.dump.node), timeout=NODE_TIMEOUT_S) as client:
             schedule = Schedule(config.dump, client, logs)
+            await nursery.start(_handle_signals, logs, nursery.cancel_scope, schedule.begin_now)
+            log.info("dumps %s to %s", config.dump.node, config.dump.dump_dir)
             if oneshot:
                 failed = await _dump_once(client, schedule, shown)
             else:
@@ -91,16 +91,23 @@ async def _run(config: DumpConfig, logs: Logs, oneshot: bool, shown: bool) -> st
 
 
 async def _handle_signals(
-    logs: Logs, stop: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    logs: Logs,
+    stop: trio.CancelScope,
+    begin_now: Callable[[], None],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """SIGTERM and SIGINT stop it, SIGHUP reopens its logs."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    """SIGTERM and SIGINT stop it, SIGHUP reopens its logs, SIGUSR1 begins a dump."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals:
         task_status.started()
         async for number in signals:
             name = signal.Signals(number).name
             if number == signal.SIGHUP:
                 logs.reopen()
                 log.info("%s: logs reopened", name)
+            elif number == signal.SIGUSR1:
+                log.info("%s: the next dump begins now", name)
+                begin_now()
             else:
                 log.info("%s: stopping", name)
                 stop.cancel()

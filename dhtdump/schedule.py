@@ -2,6 +2,8 @@
 
 first wait ──► dump ──► wait for period, or until the journal has grown ──► dump ──► …
                 └─ failed ──► retry wait ──► dump
+
+begin_now ends each of the waits.
 """
 
 import logging
@@ -40,6 +42,7 @@ class Schedule:
         self._last: Manifest | None = None
         with suppress(DumpUnreadable):  # the first dump will tell
             self._last = manifest_before(self._directory)
+        self._wanted = trio.Event()
         self.journal_kept: str | None = None
         """Why the node did not trim its journal for the last dump. As long as it does not, no dump begins early: the
         journal would not become shorter by it."""
@@ -48,16 +51,22 @@ class Schedule:
         """Dumps again and again, until cancelled."""
         wait_s = random.uniform(0, self._config.first_wait * self._config.period)
         while True:
-            self._announce(wait_s)
+            self._announce(wait_s, "next dump", early=self.journal_kept is None)
             await self._wait(wait_s)
             while await self.dump() is not None:
-                self._announce(self._config.retry_wait)
-                await trio.sleep(self._config.retry_wait)
+                self._announce(self._config.retry_wait, "next attempt")
+                with trio.move_on_after(self._config.retry_wait):
+                    await self._wanted.wait()
             wait_s = self._config.period
+
+    def begin_now(self) -> None:
+        """The next dump begins at once; behind the one that is being made."""
+        self._wanted.set()
 
     async def dump(self, progress: Progress = lambda channel, records: None) -> str | None:
         """One dump; None, or why it failed. Both are in the logs."""
         begun = time.monotonic()
+        self._wanted = trio.Event()
         try:
             manifest = await dump_node(self._client, self._directory, progress)
         except (SwarmError, DumpNotWritten, DumpUnreadable) as error:
@@ -88,15 +97,17 @@ class Schedule:
             log.warning("the journal was not trimmed: %s", error)
         return False
 
-    def _announce(self, wait_s: float) -> None:
+    def _announce(self, wait_s: float, what: str, *, early: bool = False) -> None:
         due = datetime.fromtimestamp(time.time(), UTC) + timedelta(seconds=wait_s)
-        early = "" if self.journal_kept else ", or when the journal has grown"
-        log.info("next dump at %s UTC%s", due.strftime("%Y-%m-%d %H:%M:%S"), early)
+        or_when = ", or when the journal has grown" if early else ""
+        log.info("%s at %s UTC%s", what, due.strftime("%Y-%m-%d %H:%M:%S"), or_when)
 
     async def _wait(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
             while True:
-                await trio.sleep(self._config.check_period)
+                with trio.move_on_after(self._config.check_period):
+                    await self._wanted.wait()
+                    return
                 if self.journal_kept:
                     continue
                 undumped = await self._undumped_bytes()

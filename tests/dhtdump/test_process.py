@@ -142,6 +142,30 @@ def test_sighup_reopens_its_logs(tmp_path: Path, node: DhtProcess) -> None:
         wait_until(lambda: "SIGHUP: logs reopened" in log_of(tmp_path))
 
 
+def test_sigusr1_begins_a_dump(tmp_path: Path, node: DhtProcess, client: DhtClient) -> None:
+    with running(tmp_path, node, "--period", "1h") as process:
+        for count in (1, 2):
+            client.put("channel", b"key", b"%d" % count)
+            process.send_signal(signal.SIGUSR1)
+            wait_until(lambda count=count: log_of(tmp_path).count("dumped 1 channels") == count)  # type: ignore[misc]
+            with DumpFile(tmp_path / "channel.lmdb") as dump:
+                assert dump.get(b"key") == b"%d" % count
+
+
+def test_sigusr1_ends_the_wait_for_the_next_attempt(tmp_path: Path) -> None:
+    (tmp_path / "dump.ini").write_text("[dump]\nperiod = 1h\nfirst_wait = 0\nretry_wait = 1h\n")
+    (tmp_path / "dump" / "x.tmp").mkdir(parents=True)  # cannot be removed as a file
+    with (
+        DhtProcess(tmp_path / "node") as node,
+        running(tmp_path / "dump", node, "--config", str(tmp_path / "dump.ini")) as process,
+    ):
+        wait_until(lambda: "next attempt at" in log_of(tmp_path / "dump"))
+        assert log_of(tmp_path / "dump").endswith(" UTC\n")  # the journal is not looked at meanwhile
+        (tmp_path / "dump" / "x.tmp").rmdir()
+        process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: "dumped 0 channels" in log_of(tmp_path / "dump"))
+
+
 def test_a_second_one_is_refused(tmp_path: Path, node: DhtProcess) -> None:
     with running(tmp_path, node, "--period", "1h") as process:
         done = dhtdump("--dump-dir", tmp_path, "--oneshot")
