@@ -287,6 +287,9 @@ class Journal:
             self.disk_full = False
             log.warning("there is room on the disk of %s again: writes are accepted", self._directory)
         self.unchecked_bytes = SMALL_BYTES
+        self._set_next_step()
+
+    def _set_next_step(self) -> None:
         self._next_step = min(self._rotate_at - 1, self._allocated - HEADROOM_BYTES)
 
     def _begin_segment(self) -> None:
@@ -317,6 +320,7 @@ class Journal:
         self._position = HEADER_BYTES
         self._allocated = HEADER_BYTES + STEP_BYTES
         self._rotate_at = self._segment_bytes
+        self._set_next_step()
         self._new_names = self._unsynced = True
 
     def _problem(self, what: str, error: OSError) -> Exception:

@@ -353,6 +353,22 @@ def test_a_value_that_does_not_fit_leaves_smaller_ones_alone(tmp_path: Path) -> 
     assert content_after_restart(tmp_path) == {"a": {b"small": b"v"}}
 
 
+def test_small_writes_on_a_full_disk_after_a_dump_has_begun_a_segment(tmp_path: Path) -> None:
+    """What is behind the end of the segment before counts no more: the new one has room for HEADROOM_BYTES."""
+    files = FullFiles()
+    with JournaledNode(tmp_path, files=files) as node:
+        for _ in range(3):
+            node.acknowledged(PUT.code, "a", b"large", bytes(8 * MIB))
+        assert node.journal.rotate() == 2
+        files.full = True
+        written = 0
+        while written <= HEADROOM_BYTES and node.ask(PUT.code, "a", b"small", bytes(SMALL_BYTES))[0] == DONE:
+            written += SMALL_BYTES
+        assert written <= HEADROOM_BYTES
+        assert node.journal.statistics()["journal_disk_full"] == 1
+        assert node.ask(REMOVE.code, "a", b"large")[0] == DISK_FULL
+
+
 def test_starting_on_a_full_disk(tmp_path: Path) -> None:
     with JournaledNode(tmp_path) as node:
         node.acknowledged(PUT.code, "a", b"key", b"value")
