@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 import trio
 
-from nodes.dht.journal_files import Files, segment_path
+from nodes.dht.journal_files import CLOSED_NAME, Files, segment_path
 from nodes.dht.journal_format import HEADER_BYTES, Change, Encoder, Header, change_bytes, new_seed
 from swarm.core.errors import DiskFull
 from swarm.core.limits import MIB
@@ -229,6 +229,7 @@ class Journal:
 
     def _close(self) -> None:
         """The node ends. What was committed is cut to its length and synced, unless that has failed before."""
+        has_entries = self._fd is not None and self._position > HEADER_BYTES
         if self._fd is not None:
             self._ended.append((self._fd, self._position))
             self._fd = None
@@ -241,6 +242,25 @@ class Journal:
             self._sync_files(self._ended, None, self._new_names)
         except OSError as error:
             raise NodeError(f"the journal in {self._directory} cannot be synced: {error}") from error
+        if has_entries:
+            self._note_end()
+
+    def _note_end(self) -> None:
+        """So that the next start finds out if the last segment is not any more what it was; it goes without, too."""
+        files, syncs = self._files, self._fsync != "never"
+        path = self._directory / CLOSED_NAME
+        try:
+            fd = files.create(path)
+            try:
+                files.write(fd, b"%d %d\n" % (self.number, self._position))
+                if syncs:
+                    files.sync(fd)
+            finally:
+                files.close(fd)
+            if syncs:
+                files.sync_directory(self._directory)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", path, error)
 
     # Inside.
 
@@ -277,11 +297,12 @@ class Journal:
                 if self._fd is None:
                     self._begin_segment()
                 assert self._fd is not None
-                size = -(-max(wanted - self._allocated, 1) // STEP_BYTES) * STEP_BYTES
-                self._files.allocate(self._fd, self._allocated, size)
+                if (missing := wanted - self._allocated) > 0:
+                    size = -(-missing // STEP_BYTES) * STEP_BYTES
+                    self._files.allocate(self._fd, self._allocated, size)
+                    self._allocated += size
             except OSError as error:
                 raise self._problem("allocate space", error) from error
-            self._allocated += size
             self._try_at = 0.0
         if self.disk_full:
             self.disk_full = False

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from swarm.core.node import NodeError
 
+CLOSED_NAME = "closed"  # number and length of the last segment, after an ordered stop
 SEGMENT_NAME = re.compile(r"([0-9]{16})\.journal")
 
 

@@ -167,13 +167,25 @@ class Rest(Enum):
 
     NOTHING = "nothing, or zeros up to the file's end"
     TORN = "something else, and no sound entry anywhere behind it"
-    DAMAGED = "something else, and a sound entry behind it"
+    DAMAGED = "something else, and a sound entry behind it; or an entry that is not sound and ends where the file does"
 
 
 def rest(data: Data, seed: bytes, end: int) -> Rest:
     if only_zeros(data, end):
         return Rest.NOTHING
-    return Rest.TORN if next_entry(data, seed, end) is None else Rest.DAMAGED
+    if _ends_with_file(data, seed, end) or next_entry(data, seed, end) is not None:
+        return Rest.DAMAGED
+    return Rest.TORN
+
+
+def _ends_with_file(data: Data, seed: bytes, start: int) -> bool:
+    """Whether the entry here says that it ends where the file does. A file is like that when it was cut to its length,
+    so all of the entry had been written; behind a write that was under way there are zeros."""
+    payload = start + ENTRY_HEADER_BYTES
+    if payload > len(data) or data[start : start + 4] != seed[:4]:
+        return False
+    _, size, _ = _ENTRY.unpack(data[start:payload])
+    return bool(payload + size == len(data))
 
 
 def only_zeros(data: Data, start: int) -> bool:

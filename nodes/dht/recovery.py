@@ -3,7 +3,11 @@
 The segments that a dump has not made unnecessary are replayed in order, each up to the first place without a sound
 entry. What may be there, and what is done about it, is a table in docs/formats/journal.md, *Reading*: a torn tail is
 cut; damage is a NodeError that names file and offset, unless the operator accepts it. Then the damaged segment is set
-aside in `damaged/`, and one that holds its sound entries takes its place, marked as mended.
+aside in `damaged/`, and one that holds its sound entries takes its place, marked as mended. Nothing but zeros is ever
+destroyed: a torn tail is set aside as well.
+
+What an ordered stop has noted (`closed`) tells a last segment that was shortened or removed since from one that ends
+where the process or the machine was stopped.
 
 Whatever is recorded is loaded, also beyond the memory limit: nothing that was acknowledged is left out for a limit.
 """
@@ -12,6 +16,7 @@ import gc
 import logging
 import mmap
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from nodes.dht.journal_files import SEGMENT_NAME, segment_numbers, segment_path
+from nodes.dht.journal import STEP_BYTES
+from nodes.dht.journal_files import CLOSED_NAME, SEGMENT_NAME, segment_numbers, segment_path
 from nodes.dht.journal_format import (
     HEADER_BYTES,
     BadHeader,
@@ -41,6 +47,7 @@ from swarm.core.node import NodeError
 log = logging.getLogger(__name__)
 
 MISSING_MAX = 1000  # segments in a row that --accept-damage replaces: more is a file that does not belong here
+BEGUN_BYTES = HEADER_BYTES + STEP_BYTES  # of a segment before its first entry; that one makes it grow
 TOLD_EVERY_BYTES = 64 * KIB  # between two looks at the clock
 
 
@@ -57,19 +64,26 @@ class Recovered:
 def recover(directory: Path, replay: Replay, loaded: Loaded, *, accept_damage: bool = False) -> Recovered:
     """Replays the segments that are needed behind what was loaded. Raises NodeError where that is not possible."""
     try:
+        is_new = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True)
-        return _Recovery(directory, replay, loaded, accept_damage).run()
+        recovered = _Recovery(directory, replay, loaded, accept_damage, is_new=is_new).run()
+        if is_new:  # and will not be so at the next start, even if the disk has no room for a segment now
+            segment_path(directory, recovered.last_number + 1).touch()
+        return recovered
     except OSError as error:
         raise NodeError(f"the journal in {directory} cannot be read or mended: {error}") from error
 
 
 class _Recovery:
-    def __init__(self, directory: Path, replay: Replay, loaded: Loaded, accept_damage: bool) -> None:
+    def __init__(self, directory: Path, replay: Replay, loaded: Loaded, accept_damage: bool, *, is_new: bool) -> None:
         self._directory = directory
         self._replay = replay
         self._accept_damage = accept_damage
         self._loaded = loaded
+        self._is_new = is_new
         self._last = 0
+        self._begun = 0  # number of a last segment that is to be begun anew, in the same file
+        self._closed_number, self._closed_bytes = self._read_closed()
         self._previous_bytes = 0  # what the header of the segment says
         self._end_before = 0  # where the entries of the segment before ended
         self._mended_before = (
@@ -78,7 +92,7 @@ class _Recovery:
 
     def run(self) -> Recovered:
         self._name_unknown_files()
-        self._remove_begun()
+        self._find_begun()
         numbers = self._with_missing_replaced(segment_numbers(self._directory))
         self._last = numbers[-1] if numbers else 0
         total = sum(segment_path(self._directory, each).stat().st_size for each in numbers)
@@ -99,24 +113,46 @@ class _Recovery:
                 "the journal is replayed: %d MiB, %d records written, %d removed, in %.1f s",
                 total >> 20, self._replay.records, self._replay.removed, monotonic() - begun,
             )  # fmt: skip
+        self._remove_closed()
         return self._what_is_there(numbers)
+
+    def _read_closed(self) -> tuple[int, int]:
+        """Number and length of the last segment, if the journal was closed in order; 0 if that is not known."""
+        path = self._directory / CLOSED_NAME
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return 0, 0
+        if (found := re.fullmatch(rb"([0-9]{1,16}) ([0-9]{1,16})\n", text)) is None:
+            log.warning("%s says nothing: the journal is read as after a stop without order", path)
+            return 0, 0
+        return int(found[1]), int(found[2])
+
+    def _remove_closed(self) -> None:
+        path = self._directory / CLOSED_NAME
+        if path.exists():
+            path.unlink()
+            _sync_directory(self._directory)
 
     def _name_unknown_files(self) -> None:
         for path in sorted(self._directory.iterdir()):
-            if not SEGMENT_NAME.fullmatch(path.name) and path.name != "damaged":
+            if not SEGMENT_NAME.fullmatch(path.name) and path.name not in ("damaged", CLOSED_NAME):
                 log.warning("%s is no segment of the journal; it is left alone", path)
 
-    def _remove_begun(self) -> None:
-        """The last segment, where the machine stopped while it was begun; one of which the dump says that it was used
-        is damaged instead."""
+    def _find_begun(self) -> None:
+        """The last segment, where the machine stopped while it was begun; one that is longer, or of which is known that
+        it was used, is damaged instead."""
         numbers = segment_numbers(self._directory)
-        if numbers and numbers[-1] >= self._loaded.first_segment:
-            path = segment_path(self._directory, numbers[-1])
-            with _opened(path) as data:
-                begun = len(data) < HEADER_BYTES or only_zeros(data, 0)
-            if begun:
-                log.warning("%s has just been begun when the node was stopped; it is removed", path)
-                path.unlink()
+        if not numbers or numbers[-1] < self._loaded.first_segment or numbers[-1] <= self._closed_number:
+            return
+        path = segment_path(self._directory, numbers[-1])
+        with _opened(path) as data:
+            if len(data) >= HEADER_BYTES and (len(data) > BEGUN_BYTES or not only_zeros(data, 0)):
+                return
+            log.warning("%s has just been begun when the node was stopped; it is begun anew", path)
+            if not only_zeros(data, 0):
+                self._set_aside(path, 0, data[:])
+        self._begun = numbers[-1]
 
     def _with_missing_replaced(self, there: list[int]) -> list[int]:
         """Every number from the first to be replayed to the last one."""
@@ -136,13 +172,17 @@ class _Recovery:
     def _last_needed(self, there: list[int]) -> int:
         """The last segment there is. Where there is none since the dump began, one is missing if it is not sure that
         nothing was written: the last before it is gone as well, though the dump has kept it."""
+        if self._begun:
+            return self._begun - 1
         begun = self._loaded.first_segment
-        if there and there[-1] >= begun:
-            return there[-1]
+        last = max(there[-1] if there else 0, self._closed_number)
+        if last >= begun:
+            return last
+        if begun == 1:  # a dump of a node that had no journal says so too
+            return 1 if self._loaded.from_dump and not self._is_new else 0
         if begun - 1 in there or begun == self._loaded.keep_from:
-            if begun > 1:
-                path = segment_path(self._directory, begun)
-                log.warning("the journal ends before %s: nothing was written since the dump", path)
+            path = segment_path(self._directory, begun)
+            log.warning("the journal ends before %s: nothing was written since the dump", path)
             return begun - 1
         return begun
 
@@ -193,17 +233,22 @@ class _Recovery:
                 told = end
         found = rest(data, header.seed, end)
         is_last = header.number == self._last
-        if found is Rest.NOTHING:
+        is_short = header.number == self._closed_number and end < self._closed_bytes
+        if found is Rest.NOTHING and not is_short:
             if is_last and end < len(data):
                 _cut(path, end)
-        elif found is Rest.TORN and is_last:
+        elif found is Rest.TORN and is_last and not is_short:
+            tail = data[end : _bytes_before_zeros(data, end)]
             log.warning(
-                "%s, offset %d: torn tail: the last write was under way when the node was stopped; %d bytes are cut",
-                path, end, _bytes_before_zeros(data, end) - end,
+                "%s, offset %d: torn tail: the last write was under way when the node was stopped, or its end is "
+                "damaged; %d bytes are cut, and set aside as %s",
+                path, end, len(tail), self._set_aside(path, end, tail),
             )  # fmt: skip
             _cut(path, end)
         else:
-            self._damage(f"{path}, offset {end}: damage")
+            is_cut = found is Rest.NOTHING
+            what = f"it has lost its end: it had {self._closed_bytes} bytes" if is_cut else "damage"
+            self._damage(f"{path}, offset {end}: {what}")
             end = self._go_on_behind(path, header, data, end, tell)
             self._mended_before = True
         return end
@@ -242,20 +287,28 @@ class _Recovery:
         log.error("the journal is damaged: %s", what)
 
     def _mend(self, path: Path, header: Header, parts: list[bytes]) -> None:
-        aside = self._directory / "damaged"
-        aside.mkdir(exist_ok=True)
-        kept = next(each for count in range(sys.maxsize) if not (each := aside / f"{path.name}.{count}").exists())
+        kept = self._aside(path.name)
         os.link(path, kept)
-        _sync_directory(aside)
+        _sync_directory(kept.parent)
         self._write_mended(path, header, parts)
         log.error("%s: set aside as %s; what is sound has taken its place", path, kept)
 
+    def _set_aside(self, path: Path, offset: int, data: bytes) -> Path:
+        """What the segment has there and will not have any more. The file that has it now."""
+        kept = self._aside(f"{path.name}.from-{offset}")
+        _write_synced(kept, data)
+        _sync_directory(kept.parent)
+        return kept
+
+    def _aside(self, name: str) -> Path:
+        """A name of its own for what is set aside."""
+        directory = self._directory / "damaged"
+        directory.mkdir(exist_ok=True)
+        return next(each for count in range(sys.maxsize) if not (each := directory / f"{name}.{count}").exists())
+
     def _write_mended(self, path: Path, header: Header, parts: list[bytes]) -> None:
         beside = path.with_suffix(".tmp")
-        with beside.open("wb") as file:
-            file.write(b"".join((header.pack(), *parts)))
-            file.flush()
-            os.fsync(file.fileno())
+        _write_synced(beside, b"".join((header.pack(), *parts)))
         beside.replace(path)
         _sync_directory(self._directory)
 
@@ -265,6 +318,7 @@ class _Recovery:
         segments = {
             number: segment_path(self._directory, number).stat().st_size for number in segment_numbers(self._directory)
         }
+        segments.pop(self._begun, None)
         if not replayed:
             return Recovered(self._loaded.first_segment - 1, 0, segments)
         last = replayed[-1]
@@ -287,6 +341,13 @@ def _opened(path: Path) -> Iterator[Data]:
 def _cut(path: Path, size: int) -> None:
     with path.open("r+b") as file:
         file.truncate(size)
+        os.fsync(file.fileno())
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
         os.fsync(file.fileno())
 
 

@@ -54,6 +54,8 @@ class Loaded:
     """Those from this one on have not been removed when the dump was complete."""
     records: int = 0
     """That were loaded and are in the node's range."""
+    from_dump: bool = False
+    """Whether a manifest says so."""
 
 
 NAMES_SHOWN = 20  # of unknown files, in a line of the log
@@ -113,7 +115,7 @@ def _load(
     if manifest is None:
         return Loaded(records=loading.inside)
     replay_from = manifest.keep_from if loading.from_backup else manifest.first_segment
-    return Loaded(replay_from, manifest.first_segment, manifest.keep_from, loading.inside)
+    return Loaded(replay_from, manifest.first_segment, manifest.keep_from, loading.inside, from_dump=True)
 
 
 class _Replaced(Exception):

@@ -398,7 +398,7 @@ async def test_what_was_dumped_can_be_loaded(tmp_path: Path) -> None:
         await dump_node(client, tmp_path, no_progress)
     node = make_node(DhtConfig(journal=JournalSection(enabled=False)))
     assert load_snapshot(tmp_path, node.channels, split_evenly(1)[0], node.budget, "fatal", False) == Loaded(
-        records=5000
+        records=5000, from_dump=True
     )
     assert dict(node.channels.items())["channel"].records == 5000
 

@@ -138,6 +138,35 @@ def test_a_journal_that_is_gone_with_what_the_dump_has_kept(tmp_path: Path, node
             node.start()
 
 
+def test_the_first_segment_is_missing_behind_a_dump_that_has_begun_with_it(tmp_path: Path) -> None:
+    journal = tmp_path / "data" / "journal"
+    with DhtProcess(tmp_path) as node, DhtClient(node.address) as dht:
+        dump(node, tmp_path / "data" / "dump")
+        dht.put("a", b"key", b"value")
+        node.kill()
+        (segment,) = journal.iterdir()
+        segment.unlink()
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=rf"the segment {segment} is missing"):
+                node.start()
+        node.start("--accept-damage")
+        assert dht.channels() == []
+        node.kill()
+        node.start()
+
+
+def test_a_journal_is_turned_on_after_a_dump(tmp_path: Path) -> None:
+    with DhtProcess(tmp_path, DhtConfig(journal=JournalSection(enabled=False))) as node, DhtClient(node.address) as dht:
+        dht.put("a", b"key", b"value")
+        dump(node, tmp_path / "data" / "dump")
+    with DhtProcess(tmp_path) as node, DhtClient(node.address) as dht:
+        assert dict(dht.get_all("a")) == {b"key": b"value"}
+        dht.put("a", b"key", b"new")
+        node.kill()
+        node.start()
+        assert dict(dht.get_all("a")) == {b"key": b"new"}
+
+
 def test_a_gap_behind_the_dump(tmp_path: Path, node: DhtProcess) -> None:
     first = dumped_twice(node, tmp_path)
     node.start()

@@ -346,6 +346,7 @@ def test_nothing_changes_in_memory_when_the_disk_is_full(tmp_path: Path) -> None
 def test_a_value_that_does_not_fit_leaves_smaller_ones_alone(tmp_path: Path) -> None:
     files = FullFiles()
     with JournaledNode(tmp_path, files=files) as node:
+        node.acknowledged(PUT.code, "a", b"small", b"0")
         files.full = True
         assert node.ask(PUT.code, "a", b"large", bytes(STEP_BYTES * 2))[0] == DISK_FULL
         node.acknowledged(PUT.code, "a", b"small", b"v")

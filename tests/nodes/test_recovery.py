@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 from journaled import Content, JournaledNode, content_after_restart, segments
 
+from nodes.dht.journal import STEP_BYTES
 from nodes.dht.journal_format import HEADER_BYTES, Header, entries
 from swarm.core.errors import WrongNode
 from swarm.core.node import NodeError
@@ -98,7 +100,7 @@ def test_the_last_segment_cut_at_every_offset(tmp_path: Path, caplog: pytest.Log
     *_, last = write_segments(tmp_path)
     whole, places = last.read_bytes(), ends(last)
     for size in range(len(whole) + 1):
-        for zeros in (0, 3, 4096) if size >= HEADER_BYTES else (0,):
+        for zeros in (0, 100, 4096) if size >= HEADER_BYTES else (0,):
             last.write_bytes(whole[:size] + bytes(zeros))
             caplog.clear()
             found = keys(content_after_restart(tmp_path))
@@ -211,6 +213,103 @@ def test_damage_in_the_middle_of_the_last_segment(tmp_path: Path) -> None:
         content_after_restart(tmp_path)
     assert keys(content_after_restart(tmp_path, accept_damage=True)) == ALL - {"2-1"}
     assert keys(content_after_restart(tmp_path)) == ALL - {"2-1"}
+
+
+def aside(data: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (data / "journal" / "damaged").iterdir()}
+
+
+def test_a_torn_tail_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    *_, last = write_segments(tmp_path)
+    whole, end = last.read_bytes(), ends(last)[3]
+    for each in range(2):
+        last.write_bytes(whole[:-5] + bytes(1000))
+        assert keys(content_after_restart(tmp_path)) == ALL - {"2-3"}
+        kept = f"{last.name}.from-{end}.{each}"
+        assert f"set aside as {tmp_path / 'journal' / 'damaged' / kept}" in caplog.text
+        assert aside(tmp_path)[kept] == whole[end:-5]
+        segments(tmp_path)[3].unlink()
+
+
+def test_what_is_left_of_a_header_is_set_aside(tmp_path: Path) -> None:
+    *_, last = write_segments(tmp_path)
+    whole = last.read_bytes()
+    last.write_bytes(whole[:30])
+    assert keys(content_after_restart(tmp_path)) == ALL - {f"2-{each}" for each in range(4)}
+    assert aside(tmp_path) == {f"{last.name}.from-0.0": whole[:30]}
+
+
+def test_the_last_entry_of_a_segment_that_was_cut_to_its_length(tmp_path: Path) -> None:
+    """It is not a torn one: behind a write that was under way there are zeros."""
+    *_, last = write_segments(tmp_path)
+    whole = last.read_bytes()
+    last.write_bytes(flip(whole, len(whole) - 1))
+    with pytest.raises(NodeError, match=rf"{last}, offset {ends(last)[3]}: damage"):
+        content_after_restart(tmp_path)
+    assert keys(content_after_restart(tmp_path, accept_damage=True)) == ALL - {"2-3"}
+    assert keys(content_after_restart(tmp_path)) == ALL - {"2-3"}
+
+
+def test_a_last_segment_of_zeros_that_had_entries(tmp_path: Path) -> None:
+    """The first entry makes a segment grow; so one of this length had entries."""
+    with JournaledNode(tmp_path) as node:
+        (segment,) = segments(tmp_path)
+        assert segment.stat().st_size == HEADER_BYTES + STEP_BYTES
+        node.acknowledged(PUT.code, "a", b"key", b"value")
+        size = segment.stat().st_size
+        assert size > HEADER_BYTES + STEP_BYTES
+    segment.write_bytes(bytes(size))
+    with pytest.raises(NodeError, match=rf"{segment}, offset 0: bad header"):
+        content_after_restart(tmp_path)
+    segment.write_bytes(bytes(HEADER_BYTES + STEP_BYTES))
+    assert content_after_restart(tmp_path) == {}
+
+
+def closed_in_order(data: Path) -> tuple[Path, bytes]:
+    """The last segment of a journal that was closed, and its content; there is one before it."""
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(node.node.run, [])
+            node.acknowledged(PUT.code, "a", b"0-0", b"value")
+            node.journal.rotate()
+            for each in range(4):
+                node.acknowledged(PUT.code, "a", b"1-%d" % each, b"value")
+            node.node.stop()
+
+    with JournaledNode(data) as node:
+        trio.run(main)
+    *_, last = segments(data)
+    assert (data / "journal" / "closed").read_text() == f"2 {last.stat().st_size}\n"
+    return last, last.read_bytes()
+
+
+@pytest.mark.parametrize("left", [None, 0, 1, HEADER_BYTES, HEADER_BYTES + 33, HEADER_BYTES + 40, -1])
+@pytest.mark.parametrize("zeros", [0, 5000])
+def test_a_last_segment_that_was_shortened_after_an_ordered_stop(tmp_path: Path, left: int | None, zeros: int) -> None:
+    last, whole = closed_in_order(tmp_path)
+    if left is None:
+        last.unlink()
+    else:
+        last.write_bytes(whole[:left] + bytes(zeros))
+    for _ in range(2):
+        with pytest.raises(NodeError, match=rf"{last}.*--accept-damage"):
+            content_after_restart(tmp_path)
+    found = keys(content_after_restart(tmp_path, accept_damage=True))
+    assert found == {"0-0", *(f"1-{each}" for each in range(max(0, (len(whole[: left or 0]) - HEADER_BYTES) // 33)))}
+    assert not (tmp_path / "journal" / "closed").exists()
+    assert keys(content_after_restart(tmp_path)) == found
+
+
+@pytest.mark.parametrize("noted", [b"", b"\0\0\0", b"2 10", b"2 x\n"])
+def test_what_an_ordered_stop_has_noted_is_not_whole(
+    tmp_path: Path, noted: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed_in_order(tmp_path)
+    (tmp_path / "journal" / "closed").write_bytes(noted)
+    assert len(keys(content_after_restart(tmp_path))) == 5
+    assert "closed says nothing" in caplog.text
+    assert "is no segment" not in caplog.text
 
 
 def test_every_bit_of_a_header_flipped(tmp_path: Path) -> None:
