@@ -46,7 +46,7 @@ from swarm.core.node import NodeError
 
 log = logging.getLogger(__name__)
 
-MISSING_MAX = 1000  # segments in a row that --accept-damage replaces: more is a file that does not belong here
+MISSING_MAX = 1000  # segments that --accept-damage replaces: a larger gap is a file that does not belong here
 BEGUN_BYTES = HEADER_BYTES + STEP_BYTES  # of a segment before its first entry; that one makes it grow
 TOLD_EVERY_BYTES = 64 * KIB  # between two looks at the clock
 
@@ -156,18 +156,37 @@ class _Recovery:
 
     def _with_missing_replaced(self, there: list[int]) -> list[int]:
         """Every number from the first to be replayed to the last one."""
-        first = self._loaded.replay_from
-        numbers = [each for each in there if each >= first]
-        wanted = range(first, self._last_needed(there) + 1)
+        first, last = self._loaded.replay_from, self._last_needed(there)
+        numbers = [each for each in there if first <= each <= last]
+        lowest = numbers[0] if numbers else max(first, last)
+        if first < lowest:
+            first = self._front_replaced(first, lowest)
+        wanted = range(lowest, last + 1)
         if len(wanted) - len(numbers) > MISSING_MAX:
             raise NodeError(
-                f"{len(wanted) - len(numbers)} segments before {segment_path(self._directory, wanted[-1])} are missing"
+                f"{len(wanted) - len(numbers)} segments before {segment_path(self._directory, last)} are missing"
             )
         for number in sorted(set(wanted) - set(numbers)):
             path = segment_path(self._directory, number)
             self._damage(f"the segment {path} is missing")
-            self._write_mended(path, Header(number, 0, new_seed(), mended=True), [])
-        return list(wanted)
+            self._replace_missing(number)
+        return list(range(first, last + 1))
+
+    def _front_replaced(self, first: int, lowest: int) -> int:
+        """Those before the lowest one are missing; from which on there are segments then. Without a manifest none are
+        replaced: dumps may have made any number of them unnecessary."""
+        paths = [segment_path(self._directory, number) for number in (first, lowest - 1, lowest)]
+        missing = f"segments {paths[0]} to {paths[1]} are" if first < lowest - 1 else f"segment {paths[0]} is"
+        self._damage(f"the {missing} missing: what is replayed begins with {paths[2]}")
+        if not self._loaded.from_dump or lowest - first > MISSING_MAX:
+            return lowest
+        for number in range(first, lowest):
+            self._replace_missing(number)
+        return first
+
+    def _replace_missing(self, number: int) -> None:
+        path = segment_path(self._directory, number)
+        self._write_mended(path, Header(number, 0, new_seed(), mended=True), [])
 
     def _last_needed(self, there: list[int]) -> int:
         """The last segment there is. Where there is none since the dump began, one is missing if it is not sure that

@@ -339,6 +339,23 @@ def test_a_number_far_away_is_not_filled_up_to(tmp_path: Path) -> None:
         content_after_restart(tmp_path, accept_damage=True)
 
 
+def test_segments_are_missing_at_the_front(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As on a node whose dumps have trimmed its journal often, when their manifest is damaged."""
+    paths = write_segments(tmp_path)
+    for number, path in enumerate(paths, 1300):
+        header = Header.unpack(path.read_bytes()[:HEADER_BYTES])
+        data = Header(number, header.previous_bytes, header.seed).pack() + path.read_bytes()[HEADER_BYTES:]
+        path.unlink()
+        path.with_name(f"{number:016}.journal").write_bytes(data)
+    with pytest.raises(NodeError, match=rf"the segments {paths[0]} to .*1299.journal are missing.*--accept-damage"):
+        content_after_restart(tmp_path)
+    with JournaledNode(tmp_path, accept_damage=True) as node:
+        assert keys(node.content()) == ALL
+        assert node.journal.number == 1303
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+    assert len(segments(tmp_path)) == 4
+
+
 def test_unknown_files_are_named_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_segments(tmp_path)
     stranger = tmp_path / "journal" / "notes.txt"
