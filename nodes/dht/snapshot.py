@@ -114,8 +114,8 @@ def _load(
         )  # fmt: skip
     if manifest is None:
         return Loaded(records=loading.inside)
-    replay_from = manifest.keep_from if loading.from_backup else manifest.first_segment
-    return Loaded(replay_from, manifest.first_segment, manifest.keep_from, loading.inside, from_dump=True)
+    first = min(loading.replay_from)
+    return Loaded(first, manifest.first_segment, manifest.keep_from, loading.inside, from_dump=True)
 
 
 class _Replaced(Exception):
@@ -191,7 +191,8 @@ class _Loading:
     inside: int = 0
     outside: dict[str, int] = field(default_factory=dict)
     """Records outside the range, by channel."""
-    from_backup: bool = False
+    replay_from: list[int] = field(default_factory=list)
+    """Of what was loaded in place of damaged files, and of the dump: the lowest is where the journal goes on."""
     _done: int = 0
     _total: int = 0
 
@@ -204,6 +205,8 @@ class _Loading:
 
     def load(self) -> None:
         """Of each channel the dump, or its backup. Raises NodeError, _Replaced."""
+        if self.manifest:
+            self.replay_from.append(self.manifest.first_segment)
         files = _names(self.dump_dir)
         self.names = sorted(
             self.manifest.channels if self.manifest else {found[0] for found in map(channel_of, files) if found}
@@ -230,12 +233,13 @@ class _Loading:
         except FileNotFoundError:
             what = f"{path} is missing"
             self._check_not_replaced()
-        self.from_backup = True
         backup = path.with_name(path.name.removesuffix(DUMP_SUFFIX) + BACKUP_SUFFIX)
         try:
             dump = DumpFile(backup, self._advance)
         except (DumpDamaged, FileNotFoundError) as error:
             what += f", and {error}" if isinstance(error, DumpDamaged) else f", and there is no {backup.name}"
+            if self.manifest:
+                self.replay_from.append(self.manifest.keep_from)
             if self._is_in_journal(path.name.removesuffix(DUMP_SUFFIX)):
                 log.error("%s: the channel is new, and begins with what the journal has, which is all of it", what)
                 return None
@@ -243,7 +247,8 @@ class _Loading:
                 raise _refuse(what) from error
             log.error("%s: the channel begins with what the journal has", what)
             return None
-        log.error("%s: %s is loaded, and all of the journal replayed", what, backup.name)
+        self.replay_from.append(dump.trailer.first_segment)
+        log.error("%s: %s is loaded, and the journal replayed from where that begins", what, backup.name)
         return dump
 
     def _is_in_journal(self, channel: str) -> bool:

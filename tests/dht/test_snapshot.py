@@ -33,6 +33,7 @@ OLD = {b"%d" % number: b"old" for number in range(3000)}
 NEW = {b"%d" % number: b"new" for number in range(1000, 4000)}
 NODE = "0" * 32
 OTHER = {b"other": b"channel"}
+SIZE = ChannelSize(1, 1)
 
 
 def write(path: Path, records: Records, first_segment: int) -> Trailer:
@@ -172,12 +173,26 @@ DAMAGES = ["missing", "empty", "cut", "zeros", "zeros at its end", "flipped"]
 def test_a_damaged_file_has_a_backup(dump: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
     damage(dump / "channel.lmdb", how)
     loaded = load(dump)
-    assert loaded.first_segment == 5
+    assert loaded.first_segment == 7
     assert loaded.channels == {"channel": OLD, "other": OTHER}
     errors = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
     assert len(errors) == 1
     assert f"{dump / 'channel.lmdb'} is " in errors[0]
-    assert "channel.lmdb.backup is loaded, and all of the journal replayed" in errors[0]
+    assert "channel.lmdb.backup is loaded, and the journal replayed from where that begins" in errors[0]
+
+
+def test_the_oldest_backup_that_was_loaded_says_where_the_journal_goes_on(dump: Path) -> None:
+    write(dump / "other.lmdb.backup", OTHER, 9)
+    write(dump / "third.lmdb", OTHER, 12)
+    write(dump / "third.lmdb.backup", OTHER, 6)
+    channels = dict.fromkeys(("channel", "other", "third"), SIZE)
+    write_manifest(dump, Manifest(12, 1, "begun", "finished", channels, NODE))
+    for damaged, expected in (("other", 9), ("channel", 7)):
+        damage(dump / f"{damaged}.lmdb", "flipped")
+        assert load(dump).first_segment == expected
+    write(dump / "channel.lmdb.backup", OLD, 13)  # of a dump that was cut off before its manifest
+    write(dump / "other.lmdb", OTHER, 12)
+    assert load(dump).first_segment == 12
 
 
 @pytest.mark.parametrize("how", DAMAGES)
