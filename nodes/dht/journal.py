@@ -110,6 +110,7 @@ class Journal:
         self._remove_before = 0
         self._wanted = trio.Event()  # something is to be done before the interval is over
         self._failed = False
+        self._closed = False
         self.syncs = 0
         self.longest_sync_s = 0.0
         with suppress(DiskFull):  # was told; the first write that finds room begins the segment
@@ -229,6 +230,7 @@ class Journal:
 
     def _close(self) -> None:
         """The node ends. What was committed is cut to its length and synced, unless that has failed before."""
+        self._closed = True
         has_entries = self._fd is not None and self._position > HEADER_BYTES
         if self._fd is not None:
             self._ended.append((self._fd, self._position))
@@ -265,6 +267,8 @@ class Journal:
     # Inside.
 
     def _write(self, data: bytes) -> None:
+        if self._fd is None:
+            self._check_open()
         assert self._fd is not None, "a change was noted without make_room"
         try:
             written = self._files.write(self._fd, data)
@@ -275,6 +279,11 @@ class Journal:
             raise NodeError(
                 f"the journal {segment_path(self._directory, self.number)} cannot be written: {error}"
             ) from error
+
+    def _check_open(self) -> None:
+        """Connections go on for a moment after a sync has failed: nothing that they write may be acknowledged."""
+        if self._closed:
+            raise NodeError(f"the journal in {self._directory} is closed: what comes now cannot be written")
 
     def _step(self) -> None:
         """The segment has grown: makes room ahead, and begins the next segment where it is time."""
@@ -291,6 +300,7 @@ class Journal:
     def _allocate(self, wanted: int) -> None:
         """Makes the segment reach up to this offset at least, and begins one if there is none. Raises DiskFull."""
         if wanted > self._allocated or self._fd is None:
+            self._check_open()
             if monotonic() < self._try_at:
                 raise self._refusal()
             try:
