@@ -9,7 +9,7 @@ from nodes.dht.journal import Journal, NoJournal
 from nodes.dht.journal_files import Files, next_segment_number
 from nodes.dht.journal_format import REMOVE_CHANNEL
 from nodes.dht.loading_progress import told_progress
-from nodes.dht.recovery import collector_at_rest, recover
+from nodes.dht.recovery import check_not_ignored, collector_at_rest, recover
 from nodes.dht.replay import Replay, check_range
 from nodes.dht.requests import DhtRequests
 from nodes.dht.snapshot import Loaded, load_snapshot
@@ -64,6 +64,7 @@ def make_node(
     else:
         journal = NoJournal()
         if loads_dump:
+            check_not_ignored(config.node.data / "journal")
             next_segment = next_segment_number(config.node.data / "journal")
             _load_dump(config, channels, budget, accept_damage)
             keep_identity(config.node.data, identity)

@@ -74,6 +74,22 @@ def recover(directory: Path, replay: Replay, loaded: Loaded, *, accept_damage: b
         raise NodeError(f"the journal in {directory} cannot be read or mended: {error}") from error
 
 
+def check_not_ignored(directory: Path) -> None:
+    """NodeError if a node without a journal would leave one alone that has been written to: what it has would be
+    missing now, and come back over newer dumps when the journal is turned on again."""
+    try:
+        numbers = segment_numbers(directory) if directory.exists() else []
+        for number in numbers:
+            with _opened(segment_path(directory, number)) as data:
+                if number > 1 or not only_zeros(data, HEADER_BYTES):
+                    raise NodeError(
+                        f"the journal in {directory} has records, and enabled = no in section [journal] would leave "
+                        f"them out. Set enabled = yes, or, to go on without them, move {directory} away"
+                    )
+    except OSError as error:
+        raise NodeError(f"the journal in {directory} cannot be read: {error}") from error
+
+
 class _Recovery:
     def __init__(self, directory: Path, replay: Replay, loaded: Loaded, accept_damage: bool, *, is_new: bool) -> None:
         self._directory = directory

@@ -359,6 +359,7 @@ def test_a_journal_that_is_turned_on_after_a_dump_without_one(tmp_path: Path, be
         dumped = read_manifest(tmp_path / "data" / "dump")
         assert dumped is not None
         assert dumped.first_segment > 2
+        (tmp_path / "data" / "journal").rename(tmp_path / "away")  # as the node asks for
     with DhtProcess(tmp_path, without) as node, DhtClient(node.address) as dht:
         for value in (b"a", b"b"):
             dht.put("channel", b"1", value)
@@ -385,6 +386,7 @@ def test_a_damaged_dump_of_a_node_without_a_journal(tmp_path: Path) -> None:
     """No segment of the time before has what it held."""
     dumped_node(tmp_path)
     rmtree(tmp_path / "data" / "dump")
+    (tmp_path / "data" / "journal").rename(tmp_path / "away")  # as the node asks for
     with DhtProcess(tmp_path, DhtConfig(journal=JournalSection(enabled=False))) as node, DhtClient(node.address) as dht:
         dht.put("new", b"key", b"value")
         dump(node, tmp_path / "data" / "dump")

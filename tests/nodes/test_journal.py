@@ -184,6 +184,23 @@ def test_without_a_journal_the_node_says_what_that_means(tmp_path: Path) -> None
         assert not (tmp_path / "data" / "journal").exists()
 
 
+def test_without_a_journal_one_that_is_there_is_not_ignored(tmp_path: Path) -> None:
+    off = DhtConfig(journal=JournalSection(enabled=False))
+    with DhtProcess(tmp_path) as node:
+        node.kill()  # nothing was written
+    with DhtProcess(tmp_path, off):
+        pass
+    with DhtProcess(tmp_path) as node, DhtClient(node.address) as dht:
+        dht.put("a", b"key", b"value")
+        node.kill()
+    journal = tmp_path / "data" / "journal"
+    with pytest.raises(RuntimeError, match=rf"{journal} has records.*enabled = yes.*move {journal} away"):
+        DhtProcess(tmp_path, off).start()
+    journal.rename(tmp_path / "away")
+    with DhtProcess(tmp_path, off) as node, DhtClient(node.address) as dht:
+        assert dht.channels() == []
+
+
 # A full disk.
 
 
@@ -617,6 +634,36 @@ async def test_a_sync_that_fails_stops_the_node_and_its_answers_never_leave(tmp_
     assert raised.group_contains(NodeError, match="cannot be synced")
     assert [answer for answer in answers if answer[0] == 1] == []
     files.forget()
+
+
+@pytest.mark.parametrize("error", [None, errno.EIO])
+def test_a_journal_that_is_closed_takes_nothing(tmp_path: Path, error: int | None) -> None:
+    """Between its end, because a sync has failed, and that of the connections."""
+
+    class Broken(WatchedFiles):
+        def sync(self, fd: int) -> None:
+            if error is not None:
+                raise OSError(error, os.strerror(error))
+            super().sync(fd)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(node.node.run, [])
+            node.acknowledged(PUT.code, "a", b"key", b"1")
+            if error is None:
+                node.node.stop()
+
+    with JournaledNode(tmp_path, files=Broken(), fsync_interval=0.01) as node:
+        with suppress(BaseExceptionGroup):
+            trio.run(main)
+        before = segments(tmp_path)
+        for request in ((PUT.code, "a", b"key", b"2"), (PUT_MANY.code, "a", [b"key"], [b"2"], 0)):
+            with pytest.raises(NodeError, match="is closed"):
+                node.ask(*request)
+        with pytest.raises(NodeError, match="is closed"):
+            node.journal.rotate()
+        assert segments(tmp_path) == before
+    assert content_after_restart(tmp_path) == {"a": {b"key": b"1"}}
 
 
 @pytest.mark.parametrize("kind", ["sockets", "memory"])
