@@ -75,8 +75,8 @@ def recover(directory: Path, replay: Replay, loaded: Loaded, *, accept_damage: b
 
 
 def check_not_ignored(directory: Path) -> None:
-    """NodeError if a node without a journal would leave one alone that has been written to: what it has would be
-    missing now, and come back over newer dumps when the journal is turned on again."""
+    """NodeError if a node without a journal would leave one alone that has been written to: what was
+    acknowledged would be missing."""
     try:
         numbers = segment_numbers(directory) if directory.exists() else []
         for number in numbers:

@@ -4,6 +4,8 @@ One client, so every answer and every content is known exactly. test_crash.py ha
 is killed; here all that there is comes in any order: changes of every kind, dumps, dumps that are killed, kill -9 and
 ordered stops. The segments are small, so the journal consists of many.
 
+A second test has hypothesis choose the sequence, for it to be made shorter when it fails.
+
 SWARM_MODEL_SECONDS: how long, by default 20. SWARM_MODEL_SEED: prints itself, and repeats a run's choices; which
 operation the time ends at is not repeated. What was done last is printed, too.
 """
@@ -17,7 +19,11 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nodes.dht.config import DhtConfig, JournalSection
 from swarm.blocking import DhtClient
@@ -31,6 +37,8 @@ CHANNELS = ("a", "b", "c")
 KEYS = 60  # few, so that most changes meet a record that is there
 MANY_KEYS = 300
 SEGMENT_BYTES = 1 << 16
+SEQUENCES = int(os.environ.get("SWARM_MODEL_SEQUENCES", "6"))
+CHANGES = ["put", "put_many", "remove", "update", "remove_channel"]
 DUMP_S_MAX = 0.6  # in which a dump that is to be killed may have come anywhere
 
 Content = dict[str, dict[bytes, bytes]]
@@ -61,6 +69,9 @@ class Run:
 
     def step(self) -> None:
         (operation,) = self._chance.choices(list(self._operations), list(self._operations.values()))
+        self.carry_out(operation)
+
+    def carry_out(self, operation: Callable[[], None]) -> None:
         self.done[operation.__name__] += 1
         self.last.append(operation.__name__)
         operation()
@@ -167,3 +178,20 @@ def test_random_operations_and_crashes(tmp_path: Path) -> None:
             assert run.done["put"] > 0
         finally:
             print(dict(run.done), "at last:", *run.last)  # noqa: T201
+
+
+@settings(max_examples=SEQUENCES, deadline=None)
+@given(
+    st.lists(st.sampled_from([*4 * CHANGES, "dump", "dump_that_is_killed", "kill", "stop"]), min_size=10, max_size=40),
+    st.integers(0, 2**32),
+)
+def test_any_sequence_of_operations_and_crashes(operations: list[str], seed: int) -> None:
+    config = DhtConfig(journal=JournalSection(segment_bytes=SEGMENT_BYTES))
+    with (
+        TemporaryDirectory() as directory,
+        DhtProcess(Path(directory), config) as node,
+        DhtClient(node.address, timeout=PATIENCE_S) as dht,
+    ):
+        run = Run(node, dht, Path(directory) / "data", random.Random(seed))
+        for name in [*operations, "kill"]:
+            run.carry_out(getattr(run, name))

@@ -22,6 +22,7 @@ from tests.waiting import PATIENCE_S, wait_until
 RECORDS = {b"%d" % number: b"value" for number in range(4096)}
 ROUNDS = 400  # in which the journal has them all: a second of replaying, or two
 
+NODE = "5a" * 16
 every_signal = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
 
@@ -30,7 +31,8 @@ def write_dump(data: Path) -> None:
     writer = DumpWriter(data / "dump" / "dumped.lmdb")
     writer.append(sorted((stored_key(key), value) for key, value in RECORDS.items()))
     writer.finish(1, HashRange())
-    write_manifest(data / "dump", Manifest(1, 1, "begun", "finished", {"dumped": ChannelSize(1, 1)}))
+    write_manifest(data / "dump", Manifest(1, 1, "begun", "finished", {"dumped": ChannelSize(1, 1)}, NODE))
+    (data / "identity").write_text(f"{NODE}\n", encoding="ascii")
 
 
 def write_journal(data: Path) -> Path:
