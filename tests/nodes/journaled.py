@@ -46,10 +46,11 @@ class WatchedFiles(Files):
 class FailingFiles(WatchedFiles):
     """The operation with this number, from 1, fails; those after it do not."""
 
-    def __init__(self, fails: int, error: int, *, tears: bool = False) -> None:
-        """tears: a write that fails has written half."""
+    def __init__(self, fails: int, error: int, *, tears: bool = False, only: str = "") -> None:
+        """tears: a write that fails has written half. only: operations of another name do not count."""
         super().__init__()
         self._left = fails
+        self._only = only
         self._error = error
         self._tears = tears
         self._lock = threading.Lock()
@@ -58,8 +59,8 @@ class FailingFiles(WatchedFiles):
 
     def _count(self, name: str) -> None:
         with self._lock:
-            self._left -= 1
-            if self._left == 0:
+            self._left -= self._only in ("", name)
+            if self._left == 0 and not self.failed:
                 self.failed = name
                 raise OSError(self._error, os.strerror(self._error))
 
