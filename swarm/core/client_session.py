@@ -4,7 +4,7 @@ Requests are collected and leave together: outgoing() encodes whatever was asked
 one frame.
 """
 
-from collections.abc import Container, Generator
+from collections.abc import Callable, Container, Generator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from swarm import __version__
@@ -22,6 +22,8 @@ class Call(NamedTuple):
     size: bytes it takes, roughly; 0 for a small one.
     abandon: arguments of the same request, to be sent if the program does not wait for the answer.
     unsent: arguments of the same request, to be sent if of several Calls side by side this one is not.
+    take: is given the result as soon as it is there, while others may still be on their way; what it returns is the
+        result then.
     """
 
     node: int
@@ -30,6 +32,7 @@ class Call(NamedTuple):
     size: int = 0
     abandon: tuple[Any, ...] | None = None
     unsent: tuple[Any, ...] | None = None
+    take: Callable[[Any], Any] | None = None
 
 
 Result = TypeVar("Result")
@@ -175,7 +178,7 @@ class ClientSession(Generic[Owner]):
 def result_of(call: Call, node: str, status: int, result: Any) -> Any:
     """The result of a final answer, or the error it tells, with the node and the request named."""
     if status == protocol.DONE:
-        return result
+        return result if call.take is None else call.take(result)
     raise describe(from_wire(status, result), call.request, node)
 
 

@@ -7,7 +7,7 @@ how they carry out these steps.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from operator import add
 from typing import Any, TypeVar
@@ -211,19 +211,27 @@ def get_many(ring: Ring, channel: str, keys: Iterable[Key]) -> Steps[dict[Key, b
     missing = [(node, _pick(asked, positions), _pick(encoded, positions)) for node, positions in by_node]
     found: dict[Key, bytes] = {}
     some_absent = False
+
+    def take(names: list[Key], values: list[bytes]) -> int:
+        """While the node works on the next part. How many of the names were answered."""
+        nonlocal some_absent
+        found.update(zip(names, values, strict=False))
+        some_absent = some_absent or None in values
+        return len(values)
+
     while missing:
         parts = [part for each in missing for part in _get_parts(ring, *each)]
         calls = [
-            Call(node, protocol.GET_MANY, (channel, part_keys), ring.limits.batch_bytes) for node, _, part_keys in parts
+            Call(node, protocol.GET_MANY, (channel, part_keys), ring.limits.batch_bytes, take=partial(take, names))
+            for node, names, part_keys in parts
         ]
-        answers = (yield calls) if len(calls) > 1 else [(yield calls[0])]
-        _raise_first(answers)
-        missing = []
-        for (node, names, part_keys), values in zip(parts, answers, strict=True):
-            found.update(zip(names, values, strict=False))
-            some_absent = some_absent or None in values
-            if len(values) < len(names):  # the node ends an answer that becomes too large
-                missing.append((node, names[len(values) :], part_keys[len(values) :]))
+        answered = (yield calls) if len(calls) > 1 else [(yield calls[0])]
+        _raise_first(answered)
+        missing = [  # the node ends an answer that becomes too large
+            (node, names[count:], part_keys[count:])
+            for (node, names, part_keys), count in zip(parts, answered, strict=True)
+            if count < len(names)
+        ]
     if some_absent:
         return {key: value for key, value in found.items() if value is not None}
     return found
