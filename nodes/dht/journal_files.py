@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from swarm.core.node import NodeError
+from swarm.dht.dumps import sync_directory
 
 CLOSED_NAME = "closed"  # number and length of the last segment, after an ordered stop
 SEGMENT_NAME = re.compile(r"([0-9]{16})\.journal")
@@ -51,11 +52,7 @@ class Files:
         os.fdatasync(fd)
 
     def sync_directory(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_directory(path)
 
     def close(self, fd: int) -> None:
         os.close(fd)

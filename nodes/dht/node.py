@@ -9,10 +9,10 @@ from nodes.dht.journal import Journal, NoJournal
 from nodes.dht.journal_files import Files, next_segment_number
 from nodes.dht.journal_format import REMOVE_CHANNEL
 from nodes.dht.loading_progress import told_progress
-from nodes.dht.recovery import check_not_ignored, collector_at_rest, recover
+from nodes.dht.recovery import check_not_ignored, recover
 from nodes.dht.replay import Replay, check_range
 from nodes.dht.requests import DhtRequests
-from nodes.dht.snapshot import Loaded, load_snapshot
+from nodes.dht.snapshot import Loaded, collector_at_rest, load_snapshot
 from nodes.dht.storage import DhtChannel
 from swarm import __version__
 from swarm.core.logs import Logs

@@ -12,7 +12,6 @@ where the process or the machine was stopped.
 Whatever is recorded is loaded, also beyond the memory limit: nothing that was acknowledged is left out for a limit.
 """
 
-import gc
 import logging
 import mmap
 import os
@@ -43,6 +42,7 @@ from nodes.dht.replay import Replay
 from nodes.dht.snapshot import Loaded
 from swarm.core.limits import KIB
 from swarm.core.node import NodeError
+from swarm.dht.dumps import sync_directory
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class _Recovery:
         path = self._directory / CLOSED_NAME
         if path.exists():
             path.unlink()
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
 
     def _name_unknown_files(self) -> None:
         for path in sorted(self._directory.iterdir()):
@@ -324,7 +324,7 @@ class _Recovery:
     def _mend(self, path: Path, header: Header, parts: list[bytes]) -> None:
         kept = self._aside(path.name)
         os.link(path, kept)
-        _sync_directory(kept.parent)
+        sync_directory(kept.parent)
         self._write_mended(path, header, parts)
         log.error("%s: set aside as %s; what is sound has taken its place", path, kept)
 
@@ -332,7 +332,7 @@ class _Recovery:
         """What the segment has there and will not have any more. The file that has it now."""
         kept = self._aside(f"{path.name}.from-{offset}")
         _write_synced(kept, data)
-        _sync_directory(kept.parent)
+        sync_directory(kept.parent)
         return kept
 
     def _aside(self, name: str) -> Path:
@@ -345,7 +345,7 @@ class _Recovery:
         beside = path.with_suffix(".tmp")
         _write_synced(beside, b"".join((header.pack(), *parts)))
         beside.replace(path)
-        _sync_directory(self._directory)
+        sync_directory(self._directory)
 
     def _what_is_there(self, replayed: list[int]) -> Recovered:
         """A last segment without entries is as if it had not been begun: the journal begins it anew. Never one before
@@ -386,27 +386,9 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _bytes_before_zeros(data: Data, start: int) -> int:
     """Where the zeros begin that the data ends with."""
     end = len(data)
     while end > start and (rest_of := data[max(start, end - 4096) : end].rstrip(b"\0")) == b"":
         end = max(start, end - 4096)
     return end if end == start else max(start, end - 4096) + len(rest_of)
-
-
-@contextmanager
-def collector_at_rest() -> Iterator[None]:
-    """Loading makes millions of objects, none of which is garbage: the collector would look at them again and again."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

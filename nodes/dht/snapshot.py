@@ -93,7 +93,7 @@ def _load(
     progress: Progress,
 ) -> Loaded:
     begun = time.monotonic()
-    with _no_garbage_collection():
+    with collector_at_rest():
         while True:
             manifest = _manifest(dump_dir, accept_damage)
             loading = _Loading(dump_dir, manifest, channels, hash_range, policy, accept_damage, progress)
@@ -168,7 +168,8 @@ def _warn_of_others(dump_dir: Path, names: Iterable[str], wanted: set[str]) -> N
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def collector_at_rest() -> Iterator[None]:
+    """Loading makes millions of objects, none of which is garbage: the collector would look at them again and again."""
     was_on = gc.isenabled()
     gc.disable()
     try:

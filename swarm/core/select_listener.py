@@ -178,7 +178,8 @@ class SelectListener:
                 events = self._events or self._epoll.poll(0, EVENTS_PER_POLL)
             else:
                 events = self._events or self._linger(now)
-                now = perf_counter()
+                begun_to_wait, now = now, perf_counter()
+                self._usual_wait_s += (now - begun_to_wait - self._usual_wait_s) / WAITS_AVERAGED
 
     def _linger(self, now: float) -> list[tuple[int, int]]:
         """What becomes ready within LINGER_S.
@@ -196,7 +197,6 @@ class SelectListener:
                 events = poll(0, EVENTS_PER_POLL)
         if not events:
             events = poll(limits.LINGER_S, EVENTS_PER_POLL)
-        self._usual_wait_s += (perf_counter() - now - self._usual_wait_s) / WAITS_AVERAGED
         return events
 
     def _pass(self, events: list[tuple[int, int]], now: float, deadline: float) -> None:
