@@ -115,6 +115,20 @@ class DiskFull(SwarmError):
     try_again = True
 
 
+class QueueFull(SwarmError):
+    """A queue has no room for what was pushed; nothing of it was stored there."""
+
+    code = 30
+    fault = "node"
+    try_again = True
+
+
+class HasSubscribers(SwarmError):
+    """The channel's records go to its subscribers: they are consumed, and cannot be popped."""
+
+    code = 31
+
+
 class ProtocolError(SwarmError):
     """A peer sent what the protocol does not allow; the connection is closed."""
 

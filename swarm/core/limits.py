@@ -52,6 +52,14 @@ RECORD_OVERHEAD_BYTES = 128  # what a record takes besides its key and value, me
 LISTENERS_MAX = 1024  # per node: each makes every write to its channel dearer, and may hold what is below
 LISTENER_BYTES_MAX = 1 * MIB  # keys and values that it has not been told yet; beyond, it loses them
 LISTENER_CHANGES_MAX = 16384  # the same for small ones, some 1 ms to encode
+
+# A queue.
+PUSH_CHANNELS_MAX = 64  # of one push: each costs as much as a push of its own
+POP_BYTES_MAX = 1 * MIB  # a pop many stops after the record that passes it
+POP_WAIT_MS_MAX = 3_600_000  # a client that wants to wait longer asks again
+CONSUMERS_MAX = 1024  # per node, as for listeners
+ACKNOWLEDGED_NUMBERS_MAX = 8192  # in one acknowledge, two for each range of records
+
 # A batch in parts (put many with reserve).
 RESERVED_SHARE = 1 / 2  # of memory_limit that is kept aside at most, for all batches together
 RESERVE_TIMEOUT_S = 60.0  # what is kept aside and not used for so long, twice as long at most, is free again

@@ -10,6 +10,8 @@ from swarm.core.errors import SwarmError
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.dht import protocol as dht_protocol
+from swarm.queue import batch
+from swarm.queue import protocol as queue_protocol
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -63,8 +65,12 @@ def number_after(words: str, title: str) -> int:
 
 @pytest.mark.parametrize(
     ("title", "module"),
-    [("5. Requests of every node", protocol), ("Requests of the dht node", dht_protocol)],
-    ids=["every node", "dht"],
+    [
+        ("5. Requests of every node", protocol),
+        ("Requests of the dht node", dht_protocol),
+        ("Requests of the queue node", queue_protocol),
+    ],
+    ids=["every node", "dht", "queue"],
 )
 def test_requests(title: str, module: object) -> None:
     documented: dict[int, tuple[str, list[str] | None]] = {}
@@ -94,7 +100,8 @@ def test_no_code_is_used_twice() -> None:
 def test_which_requests_are_repeatable() -> None:
     """Carried out twice they leave, and answer, the same as once."""
     not_repeatable = {"remove channel", "remove", "update", "begin dump"}
-    for request in (requests_of(protocol) | requests_of(dht_protocol)).values():
+    not_repeatable |= {"push", "push many", "pop", "pop many", "wait pop", "drop subscriber"}
+    for request in (requests_of(protocol) | requests_of(dht_protocol) | requests_of(queue_protocol)).values():
         assert request.repeatable == (request.name not in not_repeatable), request.name
 
 
@@ -192,6 +199,17 @@ def test_bounds_of_names_keys_and_answers() -> None:
     assert number_after("of keys and values and", title) == limits.LISTENER_CHANGES_MAX
     assert number_after("A node has at most", title) == limits.LISTENERS_MAX
     assert number_after("the place up to which the batch has come:", title) == dht_protocol.CURSOR_HASH_BYTES
+
+
+def test_bounds_of_queues() -> None:
+    title = "Requests of the queue node"
+    assert number_after("`channels` is an array of 1 to", title) == limits.PUSH_CHANNELS_MAX
+    assert number_after("into none. At most", title) == limits.BATCH_RECORDS_MAX
+    assert number_after("A reply ends with the record with which it passes", title) == limits.POP_BYTES_MAX
+    assert number_after("`wait` milliseconds (0 to", title) == limits.POP_WAIT_MS_MAX
+    assert number_after("A node has at most", title) == limits.CONSUMERS_MAX
+    assert number_after("first and count (", title) == limits.ACKNOWLEDGED_NUMBERS_MAX
+    assert batch.LENGTH_BYTES * 8 == 32
 
 
 def test_the_limits_that_a_hello_tells() -> None:
