@@ -174,7 +174,7 @@ class DirectConnection:
         assert not handler.pending, "a driver does not read while requests are pending"
         view = memoryview(bytearray(data))
         if handler.greeted and not handler.output and not handler.closing:
-            answer = handler.exchange(view, perf_counter(), math.inf)
+            answer = handler.exchange(view, len(view), perf_counter(), math.inf)
             if answer is not None:
                 handler.put_back(answer, 0)
         else:
