@@ -32,13 +32,13 @@ def ring_name(subscriber: str) -> str:
 
 
 class DataDirectory:
-    def __init__(self, data: Path, *, syncs: bool) -> None:
+    def __init__(self, data: Path, files: Files, *, syncs: bool) -> None:
         """syncs: whether what is acknowledged shall survive the end of the machine's power."""
         self._channels = data / "channels"
         self._removed = data / "removed"
         self._numbers = count(1)
         self._syncs = syncs
-        self._files = Files()
+        self._files = files
 
     # At the start.
 
