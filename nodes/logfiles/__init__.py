@@ -1,0 +1,1 @@
+"""The logfiles node: records with a timestamp, on disk, many channels."""

@@ -1,0 +1,1 @@
+"""What the logfiles node and its clients share."""
