@@ -1,4 +1,4 @@
-"""Commands that every kind of node has."""
+"""What the commands of every kind of node share that has channels."""
 
 import sys
 from typing import Any
@@ -7,21 +7,9 @@ import click
 
 from swarm.cli import Failure
 from swarm.cli.nodes import Nodes
-from swarm.cli.terminal import confirmed, counted, write_rows
+from swarm.cli.terminal import confirmed, counted
 
 CHANNEL = click.argument("channel")
-
-
-@click.command()
-@click.pass_obj
-def channels(nodes: Nodes[Any]) -> None:
-    """Lists the channels and their sizes.
-
-    A table on a terminal; otherwise name, records, and their bytes, separated by tabs.
-    """
-    with nodes.client() as client:
-        rows = [(name, *client.channel_size(name)) for name in client.channels()]
-    write_rows(("channel", "records", "bytes"), rows)
 
 
 @click.command("remove-channel")

@@ -18,10 +18,10 @@ import msgpack
 
 from swarm.blocking import DhtClient
 from swarm.cli import Failure, WrongCall, json_lines
-from swarm.cli.channel_commands import CHANNEL, channels, remove_channel
+from swarm.cli.channel_commands import CHANNEL, remove_channel
 from swarm.cli.json_lines import from_base64, member, to_base64
 from swarm.cli.nodes import Nodes, takes_nodes
-from swarm.cli.terminal import PROGRESS_RECORDS, counted, progress_bar, write_output
+from swarm.cli.terminal import PROGRESS_RECORDS, counted, progress_bar, write_output, write_rows
 from swarm.core.command_line import parsed_by
 from swarm.core.errors import SwarmError
 from swarm.core.limits import KEY_BYTES_MAX, KIB, MIB, VALUE_BYTES_MAX
@@ -67,7 +67,6 @@ def dht() -> None:
     """
 
 
-dht.add_command(channels)
 dht.add_command(remove_channel)
 
 _KEY = click.argument("key", callback=parsed_by(parse_key))
@@ -171,6 +170,18 @@ def _check_exists(client: DhtClient, channel: str) -> None:
     check_channel(channel)
     if channel not in client.channels():
         raise Failure(f"there is no channel {channel}")
+
+
+@dht.command()
+@click.pass_obj
+def channels(nodes: Nodes[DhtClient]) -> None:
+    """Lists the channels and their sizes.
+
+    A table on a terminal; otherwise name, records, and bytes of keys and values, separated by tabs.
+    """
+    with nodes.client() as client:
+        rows = [(name, *client.channel_size(name)) for name in client.channels()]
+    write_rows(("channel", "records", "bytes"), rows)
 
 
 @dht.command()

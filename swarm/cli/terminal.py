@@ -35,7 +35,7 @@ def write_rows(titles: Sequence[str], rows: Sequence[Sequence[str | int | float]
 
     table = Table()
     for number, title in enumerate(titles):
-        is_text = all(type(row[number]) is str for row in rows) and (number == 0 or bool(rows))
+        is_text = all(type(row[number]) is str for row in rows)
         table.add_column(title, justify="left" if is_text else "right")
     for row in rows:
         table.add_row(*map(_cell, row))
