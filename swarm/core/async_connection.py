@@ -23,7 +23,7 @@ from swarm.core import limits
 from swarm.core.client_session import Call, ClientSession
 from swarm.core.config import Address
 from swarm.core.errors import ClientClosed, RequestTimeout, SwarmError, connection_lost
-from swarm.core.protocol import PING, Request
+from swarm.core.protocol import DONE, PING, Request
 from swarm.core.session import NodeHello
 from swarm.core.transports import Transport
 from swarm.core.waiters import Waiter
@@ -38,6 +38,25 @@ class _SignOfLife(Waiter):
 
     def _wake(self) -> None:
         pass
+
+
+class LateAnswer(Waiter):
+    """For an answer that nobody waits for any more, and that must not be lost all the same."""
+
+    __slots__ = ("_arrived", "_late")
+
+    def __init__(self, deadline: float, late: Callable[[Any], object]) -> None:
+        super().__init__(deadline)
+        self._late = late
+        self._arrived = anyio.Event()
+
+    async def wait(self) -> None:
+        await self._arrived.wait()
+
+    def _wake(self) -> None:
+        if self.error is None and self.status == DONE:
+            self._late(self.result)
+        self._arrived.set()
 
 
 class Connection:
@@ -189,11 +208,34 @@ class Connection:
 
     def abandon(self, call: Call, waiter: Waiter) -> None:
         """The program does not wait for this answer any more."""
+        self.expect_late(call, waiter)
         self.forget(waiter)
         if call.abandon is not None:
             self.notify(call.request, call.abandon, waiter)
         elif self._session is not None and self._session.unsent:
             self._given_up.add(waiter.request_id)
+
+    def expect_late(self, call: Call, waiter: Waiter) -> None:
+        """The program does not wait for this answer any more, or has waited too long: call.late is given it."""
+        if call.late is None:
+            return
+        if waiter.done and waiter.error is None:
+            if waiter.status == DONE:
+                call.late(waiter.result)
+            return
+        session = self._session
+        may_come = isinstance(waiter.error, RequestTimeout | None)
+        if session is not None and may_come and session.waiting.get(waiter.request_id) in (waiter, None):
+            answer = LateAnswer(anyio.current_time() + limits.CLIENT_SILENCE_S, call.late)
+            answer.request_id = waiter.request_id
+            session.waiting[waiter.request_id] = answer
+            session.stop(waiter.request_id)
+            self._send_soon()
+
+    def late_answers(self) -> list[LateAnswer]:
+        """Those that are still to come."""
+        waiting = self._session.waiting.values() if self._session is not None else ()
+        return [waiter for waiter in waiting if isinstance(waiter, LateAnswer)]
 
     def notify(self, request: Request, arguments: tuple[Any, ...], waiter: Waiter) -> None:
         """Sends a request whose answer nobody waits for, if there is a connection."""

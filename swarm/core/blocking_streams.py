@@ -172,7 +172,7 @@ class BlockingStreams:
                 if hello is None:
                     continue
                 with self._client._lock:
-                    self._client._learn(node, hello)
+                    self._client._known.learn(node, hello)
             del self._to_begin[node]
             try:
                 self._has_come(node)
