@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from swarm.blocking import QueueClient
-from swarm.cli import Failure, json_lines
+from swarm.cli import Failure, WrongCall, json_lines
 from swarm.cli.channel_commands import CHANNEL, remove_channel
 from swarm.cli.nodes import Nodes, takes_nodes
 from swarm.cli.terminal import confirmed, counted, write_output, write_rows
@@ -24,7 +24,9 @@ from swarm.core.protocol import DEFAULT_LIMITS
 from swarm.queue import Queue
 from swarm.queue.protocol import check_record
 
-POP_RECORDS = 1000  # taken from the nodes at a time: what one request is fast with, and little to lose when it is cut off
+POP_RECORDS = (
+    1000  # taken from the nodes at a time: what one request is fast with, and little to lose when it is cut off
+)
 READ_BYTES = 256 * KIB  # of standard input at a time
 LINE_BYTES_MAX = 6 * VALUE_BYTES_MAX + KIB  # JSON writes a control character as six
 
@@ -96,7 +98,7 @@ class Lines:
             for line in lines:
                 self.number += 1
                 if line:
-                    records.append(self._record(line))
+                    records.append(record_of(line, self._as_json))
                 else:
                     self.empty += 1
         except BadLine:
@@ -106,13 +108,15 @@ class Lines:
         if records:
             yield records
 
-    def _record(self, line: bytes) -> bytes:
-        try:
-            record = json_lines.decode(line, _VALUE)[0] if self._as_json else line
-            check_record(record, DEFAULT_LIMITS)
-        except (ValueError, SwarmError) as error:
-            raise BadLine(str(error)) from error
-        return record
+
+def record_of(line: bytes, as_json: bool) -> bytes:
+    """BadLine if it is none."""
+    try:
+        record = json_lines.decode(line, _VALUE)[0] if as_json else line
+        check_record(record, DEFAULT_LIMITS)
+    except (ValueError, SwarmError) as error:
+        raise BadLine(str(error)) from error
+    return record
 
 
 @queue.command()
@@ -130,8 +134,12 @@ def push(nodes: Nodes[QueueClient], channel: str, value: str, as_json: bool) -> 
     with nodes.client() as client:
         if value == "-":
             _push_lines(client, channel, as_json)
-        else:
-            client.push(channel, json_lines.decode(os.fsencode(value), _VALUE)[0] if as_json else os.fsencode(value))
+            return
+        try:
+            record = record_of(os.fsencode(value), as_json)
+        except BadLine as error:
+            raise WrongCall(str(error)) from error
+        client.push(channel, record)
 
 
 def _push_lines(client: QueueClient, channel: str, as_json: bool) -> None:
@@ -197,9 +205,7 @@ def channels(nodes: Nodes[QueueClient]) -> None:
     separated by tabs.
     """
     with nodes.client() as client:
-        rows = [
-            (name, *client.channel_size(name), fullness_of(client.queues(name))) for name in client.channels()
-        ]
+        rows = [(name, *client.channel_size(name), fullness_of(client.queues(name))) for name in client.channels()]
     write_rows(("channel", "records", "bytes", "full"), rows)
 
 

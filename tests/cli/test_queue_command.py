@@ -4,9 +4,7 @@ What is read from standard input, however it comes in parts, gives the same reco
 """
 
 import os
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +17,7 @@ from swarm.blocking import QueueClient
 from swarm.cli import json_lines
 from swarm.cli.queue import LINE_BYTES_MAX, BadLine, Lines
 from swarm.core.limits import VALUE_BYTES_MAX
-from tests.cli.commands import SWARM, on_a_terminal, swarm
+from tests.cli.commands import SWARM, swarm
 from tests.waiting import PATIENCE_S, wait_until
 
 ODD = [b"plain", "größe".encode(), b"\xff\x00", b"two\nlines\n", b"\r", b"\n", b'{"value": "x"}']
@@ -135,7 +133,7 @@ def test_many_lines_keep_their_order(one: str, queue: QueueClient) -> None:
 
 def test_records_of_several_nodes_all_come(nodes: Path, queue: QueueClient) -> None:
     for number in range(4):
-        output_of("--nodes", str(nodes), "push", "channel", str(number))
+        queue.push("channel", b"%d" % number)
     assert all(each["records"] == 2 for each in queue.node_statistics().values())
     assert sorted(output_of("--nodes", str(nodes), "pop", "channel", "-n", "9").split()) == [b"0", b"1", b"2", b"3"]
 

@@ -147,7 +147,7 @@ def test_a_signal_stops_it_in_order(tmp_path: Path, number: signal.Signals) -> N
         up.process.send_signal(number)
         assert up.process.wait(PATIENCE_S) == 0
         assert not any(map(is_running, up.pids().values()))
-        assert (tmp_path / "data/dht-1/root.log").read_text().endswith("nodes.dht: stopped\n")
+        assert (tmp_path / "data/dht-1/root.log").read_text().endswith(": stopped\n")
 
 
 def processes_with(text: str) -> list[str]:
@@ -273,7 +273,7 @@ def test_when_one_node_cannot_start_none_is_left(tmp_path: Path) -> None:
     text = failing_up("--data", str(tmp_path), "--base-port", "0")
     assert text.startswith("swarm: dht-1 does not start: it could not be run: ")
     root_log = tmp_path / "dht-2" / "root.log"
-    assert not root_log.exists() or root_log.read_text().endswith("nodes.dht: stopped\n")
+    assert not root_log.exists() or root_log.read_text().endswith(": stopped\n")
 
 
 def test_a_data_directory_that_cannot_be_is_told(tmp_path: Path) -> None:
