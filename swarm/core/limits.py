@@ -58,6 +58,8 @@ PUSH_CHANNELS_MAX = 64  # of one push: each costs as much as a push of its own
 POP_BYTES_MAX = 1 * MIB  # a pop many stops after the record that passes it
 POP_WAIT_MS_MAX = 3_600_000  # a client that wants to wait longer asks again
 CONSUMERS_MAX = 1024  # per node, as for listeners
+SUBSCRIBERS_MAX = 64  # per channel: each push is stored once for each
+UNACKNOWLEDGED_RANGES_MAX = 4096  # of one consumer, where they do not follow each other: some 500 KiB
 ACKNOWLEDGED_NUMBERS_MAX = 8192  # in one acknowledge, two for each range of records
 
 # A batch in parts (put many with reserve).
