@@ -3,7 +3,7 @@
     python -m bench.queue_client '{"work": "batches", "system": "redis", "port": 6379, …}'
 
 What is timed is the same code for all systems; they differ only in the calls of Swarm…, Redis… and BeanstalkdQueue
-below. A work leaves the queue empty behind it.
+below. Most works leave nothing behind them.
 """
 
 import json
@@ -314,11 +314,15 @@ WORKS: dict[str, Callable[[QueueJob, Any], dict[str, float]]] = {
 }
 
 
+LEAVING = ("send", "pass through")
+"""Works that leave the channel there: for the one who receives, and to go on with."""
+
+
 def main() -> None:
     job = QueueJob(**json.loads(sys.argv[1]))
     queue = SYSTEMS[job.system](job.port)
     figures = WORKS[job.work](job, queue)
-    if job.work != "send":  # somebody else receives it
+    if job.work not in LEAVING:
         queue.clear()
     print(json.dumps(figures))
 
