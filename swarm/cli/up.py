@@ -253,7 +253,7 @@ def up(data: Path, dht: int, queue: int, base_port: int, memory_limit: int | Non
         (data / "nodes-queue").unlink(missing_ok=True)  # of nodes that do not run this time
     reasons: list[str] = []
     try:
-        trio.run(_run, rows, view, nodes_files, ", ".join(hints))
+        trio.run(_run, rows, view, nodes_files, "is up" if can_draw else f"is up: {', '.join(hints)}")
     except* (NotStarted, OSError) as group:
         reasons += map(str, _leaves(group))
     if reasons:
@@ -338,10 +338,10 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     ]
 
 
-async def _run(rows: list[Row], view: View, nodes_files: Mapping[str, Path], hint: str) -> None:
+async def _run(rows: list[Row], view: View, nodes_files: Mapping[str, Path], is_up: str) -> None:
     """Runs the nodes until a signal; raises an exception group of why they could not be started.
 
-    nodes_files: for each kind of node where the addresses go.
+    nodes_files: for each kind of node where the addresses go. is_up: what is told when all serve.
     """
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as background:
@@ -357,7 +357,7 @@ async def _run(rows: list[Row], view: View, nodes_files: Mapping[str, Path], hin
                     asked = list(rows)
                     rows += map(Row, dumps)
                     await nodes.start(run_nodes, dumps)
-                    view.tell("swarm", f"is up: {hint}")
+                    view.tell("swarm", is_up)
                     for row in asked:
                         background.start_soon(_keep_asking, row)
             background.cancel_scope.cancel()
