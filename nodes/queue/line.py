@@ -93,13 +93,13 @@ class Line:
     def hand_out(self, storage: RecordQueue, budget: int) -> int:
         """Gives records to those whose turn it is; what is left of the budget in bytes."""
         ready = self.ready
-        while ready and budget > 0:
+        while ready and budget > 0 and storage.records > storage.unacknowledged:
             taker, _ = ready.popitem(last=False)
             if taker.connection.output_full:
                 taker.connection.when_room(lambda taker=taker: self.enter(taker))  # type: ignore[misc]
                 continue
             size = taker.give(storage)
-            if size == 0:
+            if size == 0:  # what seemed to be there was damaged
                 ready[taker] = None
                 ready.move_to_end(taker, last=False)
                 break

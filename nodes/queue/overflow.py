@@ -17,6 +17,7 @@ Reading and writing go on at different places, mostly of different files: no map
 """
 
 import errno
+import io
 import logging
 import re
 from collections import deque
@@ -118,11 +119,14 @@ class Overflow:
         """Finds the files that are there. next_sequence: what is below it has moved. Sequence and bytes behind the last
         entry; None where nothing is there. Raises NodeError."""
         try:
-            numbers = overflow_numbers(self.ring)
+            for number in overflow_numbers(self.ring):
+                self._number = number
+                self._find(number)
             end = None
-            for number in numbers:
-                end = self._find(number, is_last=number == numbers[-1])
-            self._number = max(numbers, default=0)
+            for file in reversed(self._there):
+                end = self._find_end(file)
+                if end:
+                    break
             self.size = sum(each.end - HEADER_BYTES for each in self._there)
             while (entry := self._next()) and entry.end_sequence <= next_sequence:
                 self._pass(entry.end)
@@ -131,40 +135,42 @@ class Overflow:
         except OSError as error:
             raise NodeError(f"the overflow files of {self.ring} cannot be read: {error}") from error
 
-    def _find(self, number: int, *, is_last: bool) -> tuple[int, int] | None:
+    def _find(self, number: int) -> None:
         path = overflow_path(self.ring, number)
         with path.open("rb") as file:
-            data = file.read() if is_last else file.read(HEADER_BYTES)
-            size = file.seek(0, 2)
+            data = file.read(HEADER_BYTES)
+            size = file.seek(0, io.SEEK_END)
         try:
-            header = OverflowHeader.unpack(data[:HEADER_BYTES])
+            header = OverflowHeader.unpack(data)
             if header.number != number:
                 raise BadHeader(f"it says that its number is {header.number}")
         except BadHeader as error:
-            if size > HEADER_BYTES and data.strip(b"\0"):
+            if data.strip(b"\0"):
                 log.error("%s is damaged, and left as it is: %s", path, error)
             else:
                 self._files.remove(path)  # was begun, and nothing written to it
-            return None
-        file_ = _File(number, header.seed, size)
-        self._there.append(file_)
-        if not is_last:
-            return None
+            return
+        self._there.append(_File(number, header.seed, size))
+
+    def _find_end(self, file: _File) -> tuple[int, int] | None:
+        """Cuts off what is no entry. Sequence and bytes behind the last one; None where there is none."""
+        path = overflow_path(self.ring, file.number)
+        data = path.read_bytes()
         last, end = None, HEADER_BYTES
-        while entry := _next_entry(data, 0, header.seed, end):
-            if _is_sound(data[entry.lengths_at : entry.end], entry, header.seed):
+        while entry := _next_entry(data, 0, file.seed, end):
+            if _is_sound(data[entry.lengths_at : entry.end], entry, file.seed):
                 last = entry
-            elif _next_entry(data, 0, header.seed, entry.end) is None:
+            elif _next_entry(data, 0, file.seed, entry.end) is None:
                 break
             end = entry.end
         if data[end:].strip(b"\0"):
-            log.warning("%s: the last %d bytes were not finished, and are cut off", path, size - end)
+            log.warning("%s: the last %d bytes are not what was written, and are cut off", path, file.end - end)
         fd = self._files.open(path)
         try:
             self._files.cut(fd, end)
         finally:
             self._files.close(fd)
-        file_.end = end
+        file.end = end
         return (last.end_sequence, last.before + last.size) if last else None
 
     # Writing.

@@ -221,12 +221,12 @@ class RecordQueue:
         self._make_room_behind(needed)
 
     def _make_room_behind(self, needed: int) -> None:
-        """In overflow files: for a whole pass of small pushes, where they may still be so large."""
+        """In overflow files: for a whole pass of small pushes, where that is allowed and its entry fits into the ring."""
         limit = self.settings.overflow_bytes
-        room = min(limit - self._overflow.size, SPILL_BYTES)
-        if needed > limit - self._overflow.size:
+        left = limit - self._overflow.size
+        if needed > left:
             raise QueueFull(f"queue full: {self._overflow.size} bytes wait on disk, of {limit} (overflow_bytes)")
-        room = max(needed, room)
+        room = max(needed, min(left, SPILL_BYTES, self._ring.capacity))
         self._overflow.make_room(room)
         self._spills = True
         self._free = room

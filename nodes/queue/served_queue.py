@@ -26,13 +26,14 @@ class Changes:
     def __init__(self, service: Service, syncing: Syncing) -> None:
         self.service = service
         self._syncing = syncing
+        self._unsynced = syncing.unsynced
         self.queues: list[ServedQueue] = []
         """Always the same list; each of them has its flag set."""
 
     def commit(self) -> None:
         if not self.queues:
             if self.service.held:
-                self._syncing.wake()
+                self._syncing.committed()
             return
         queues = self.queues[:]
         self.queues.clear()
@@ -47,8 +48,9 @@ class Changes:
                     queue.changed = True
                     self.queues.append(queue)
             queue.storage.commit()
+            self._unsynced[queue.storage] = None
             queue.look_at_fullness()
-        self._syncing.note(queue.storage for queue in queues if queue.open)
+        self._syncing.committed()
         if self.queues:
             self.service.commit_soon()
 
@@ -96,13 +98,13 @@ class ServedQueue:
         self.line.queue = None
 
     def look_at_fullness(self) -> None:
+        """Tells once that it is nearly full, and again when it has been less full meanwhile."""
         fullness = self.storage.fullness
-        if fullness >= NEARLY_FULL_PERCENT:
-            if not self._told_nearly_full:
-                self._told_nearly_full = True
-                log.warning("the queue of %s is nearly full: %.0f %%", self.name, fullness)
-        elif fullness < NO_LONGER_FULL_PERCENT:
-            self._told_nearly_full = False
+        if self._told_nearly_full:
+            self._told_nearly_full = fullness >= NO_LONGER_FULL_PERCENT
+        elif fullness >= NEARLY_FULL_PERCENT:
+            self._told_nearly_full = True
+            log.warning("the queue of %s is nearly full: %.0f %%", self.name, fullness)
 
     def figures(self) -> dict[str, int | float]:
         storage = self.storage

@@ -6,7 +6,6 @@ writes are held (Service.holds_writes) until a sync is done that began after the
 meanwhile share the next one.
 """
 
-from collections.abc import Iterable
 from time import monotonic
 from typing import Any, Literal
 
@@ -24,26 +23,21 @@ class Syncing:
         self._service = service
         self._fsync = fsync
         self._every_s = interval_s if fsync == "interval" else float("inf")
-        self._unsynced: dict[RecordQueue, None] = {}
+        self.unsynced: dict[RecordQueue, None] = {}
+        """What was committed and is not synced; always the same map."""
         self._wanted = trio.Event()
         self._failed = False
         self.syncs = 0
         self.longest_s = 0.0
 
-    def note(self, storages: Iterable[RecordQueue]) -> None:
-        """They were committed."""
-        if self._fsync != "never":
-            self._unsynced.update(dict.fromkeys(storages))
-            if self._service.holds_writes:
-                self.wake()
-
-    def wake(self) -> None:
-        """Answers are held: they are not to wait longer than necessary."""
-        self._wanted.set()
+    def committed(self) -> None:
+        """A pass has been committed; what it has changed is in unsynced."""
+        if self._service.held:
+            self._wanted.set()
 
     def forget(self, storage: RecordQueue) -> None:
         """It is going to be closed."""
-        self._unsynced.pop(storage, None)
+        self.unsynced.pop(storage, None)
 
     def statistics(self) -> dict[str, Any]:
         return {"syncs": self.syncs, "longest_sync_s": round(self.longest_s, 6)}
@@ -68,8 +62,8 @@ class Syncing:
 
     def _take(self) -> list[RecordQueue]:
         """All that has been committed before."""
-        storages = list(self._unsynced)
-        self._unsynced.clear()
+        storages = list(self.unsynced) if self._fsync != "never" else []
+        self.unsynced.clear()
         return storages
 
     def _sync_each(self, storages: list[RecordQueue]) -> None:
