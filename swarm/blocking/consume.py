@@ -14,6 +14,7 @@ from swarm.core.errors import ClientClosed, SwarmError, checked_timeout
 from swarm.queue.deliveries import Consuming, Delivery, Record, acknowledgements
 
 ACKNOWLEDGE_S = 0.01  # what is done is told so late at most, if the program asks for a record then
+CLOSE_S = 1.0  # so long closing it waits at most for each node to have what was done
 
 Step = TypeVar("Step", Record, Record | None)
 
@@ -88,7 +89,7 @@ class Consumer(Generic[Step]):
             self._acknowledge()
             self._left = iter(())
             self._streams.stop()
-            self._streams.settle()
+            self._streams.settle(time.monotonic() + CLOSE_S)
             self._streams.close()
 
     def __del__(self) -> None:

@@ -83,16 +83,15 @@ class BlockingStreams:
                 raise connections[0].unreachable()
             time.sleep(max(next_attempt - time.monotonic(), 0))
             self._begin_those_that_can(deadline)
-        self.settle()
+        self.settle(deadline)
         for node, (call, waiter) in list(self._running.items()):
             if not waiter.batches and self._ended(node, waiter):
                 del self._running[node]
                 _raise_what_it_told(call, self._connections[node].name, waiter)
                 self.begin([call])
 
-    def settle(self) -> None:
+    def settle(self, deadline: float) -> None:
         """Returns when the nodes have carried out what they were asked for and told, as far as they can be reached."""
-        deadline = time.monotonic() + self._client._timeout_s
         for connection in self._connections:
             if connection.ready:
                 with suppress(ConnectionLost, RequestTimeout):
@@ -104,7 +103,7 @@ class BlockingStreams:
 
     def lives(self, node: int) -> bool:
         """Whether the connection has not broken that the last batch of a node has come with."""
-        call, waiter = self._running[node]
+        waiter = self.at(node)
         return waiter.result is not PENDING or self._connections[node].has(waiter)
 
     def tell(self, stream: _Waiter, request: Request, arguments: tuple[Any, ...]) -> None:

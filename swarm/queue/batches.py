@@ -50,9 +50,7 @@ class Batches:
 
     def failed(self, error: SwarmError) -> SwarmError:
         """What the program is told: with how many records were stored."""
-        text = (
-            f"{error.text.partition('; the first ')[0]}; the first {self.stored} of {self._pushed} records were stored"
-        )
+        text = f"{error.text}; of the producer's {self._pushed} records the first {self.stored} were stored"
         told = type(error)(text, {**error.details, "stored": self.stored})
         told.node, told.request = error.node, error.request
         return told
