@@ -85,7 +85,7 @@ class Connection:
         """Whether requests can be sent."""
         self._ready = anyio.Event()
         self.at_change: set[Callable[[], None]] = set()
-        """Called when it has become ready, and when the client was closed."""
+        """Called when it has become ready, when it has failed to for the first time, and when the client was closed."""
         self._wake_sender = anyio.Event()
         self._wake_watch = anyio.Event()
         self._watch_until = math.inf
@@ -93,6 +93,7 @@ class Connection:
         self._answers_at_once = 0
         self._heard = False
         """Whether something has come since the deadlines were looked at."""
+        self._before_sending: list[Callable[[], None]] = []
         self._given_up: set[int] = set()
         """Requests that nobody waits for any more, and that may not have been sent yet."""
         self._rest = b""
@@ -122,7 +123,9 @@ class Connection:
                     backoff = limits.BACKOFF_FIRST_S
                 elif str(error) != str(self.last_error):
                     log.warning("%s: cannot connect: %s; trying again", self.name, error)
-                self.last_error = error
+                first, self.last_error = self.last_error is None, error
+                if first:
+                    self.tell_change()
                 lost = error
             except BaseException:
                 self._disconnected(ClientClosed("the client was closed before the answer came"))
@@ -190,13 +193,13 @@ class Connection:
 
     def grant(self, waiter: Waiter, batches: int) -> None:
         """Allows a stream some more batches."""
-        if self._session is not None and self._session.waiting.get(waiter.request_id) is waiter:
+        if self._session is not None and self.has(waiter):
             self._session.grant(waiter.request_id, batches)
             self._send_soon()
 
     def stop(self, waiter: Waiter) -> None:
         """Ends a stream; never waits."""
-        if self._session is not None and self._session.waiting.get(waiter.request_id) is waiter:
+        if self._session is not None and self.has(waiter):
             self.forget(waiter)
             self._session.stop(waiter.request_id)
             self._send_soon()
@@ -205,6 +208,15 @@ class Connection:
         if not self._sending:
             self._sending = True
             self._wake_sender.set()
+
+    def has(self, waiter: Waiter) -> bool:
+        """Whether the request was sent on this connection as it is now, and its final answer has not come."""
+        return self._session is not None and self._session.waiting.get(waiter.request_id) is waiter
+
+    def before_sending(self, function: Callable[[], None]) -> None:
+        """Calls a function once, when the event loop runs next: what it asks for leaves in one send."""
+        self._before_sending.append(function)
+        self._send_soon()
 
     def abandon(self, call: Call, waiter: Waiter) -> None:
         """The program does not wait for this answer any more."""
@@ -246,7 +258,7 @@ class Connection:
 
     def forget(self, waiter: Waiter) -> None:
         """Nobody waits for this answer any more."""
-        if self._session is not None and self._session.waiting.get(waiter.request_id) is waiter:
+        if self._session is not None and self.has(waiter):
             del self._session.waiting[waiter.request_id]
 
     def _send_now(self, session: ClientSession[Waiter]) -> None:
@@ -261,6 +273,11 @@ class Connection:
             self._sending = True
             self._wake_sender.set()
 
+    def _collected(self, session: ClientSession[Waiter]) -> bytes:
+        while self._before_sending:
+            self._before_sending.pop()()
+        return session.outgoing()
+
     async def _send(self, session: ClientSession[Waiter], transport: Transport) -> None:
         while True:
             await self._wake_sender.wait()
@@ -269,7 +286,7 @@ class Connection:
                 if self._rest:
                     await transport.send_all(self._rest)
                     self._rest = b""
-                while data := session.outgoing():
+                while data := self._collected(session):
                     sent = transport.send_now(data)
                     if sent < len(data):
                         await transport.send_all(memoryview(data)[sent:])
@@ -319,6 +336,7 @@ class Connection:
         self._wake_sender = anyio.Event()
         self._sending = False
         self._rest = b""
+        self._before_sending.clear()
         self._given_up.clear()
         for waiter in session.waiting.values() if session is not None else ():
             each = type(error)(error.text)  # one of its own: each will name another request

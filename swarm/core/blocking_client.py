@@ -228,6 +228,10 @@ class Connection:
             with suppress(SwarmError):
                 self.forget(self.submit(request, arguments, time.monotonic() + self._timeout_s))
 
+    def has(self, waiter: _Waiter) -> bool:
+        """Whether the request was sent on this connection as it is now, and its final answer has not come."""
+        return self._sock is not None and self._session.waiting.get(waiter.request_id) is waiter
+
     def forget(self, waiter: _Waiter) -> None:
         if self._session.waiting.get(waiter.request_id) is waiter:
             del self._session.waiting[waiter.request_id]

@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from swarm.queue.deliveries import Record
 from swarm.queue.operations import Queue
 
 if TYPE_CHECKING:
     from swarm.queue.client import QueueClient as QueueClient
 
-__all__ = ["Queue", "QueueClient"]
+__all__ = ["Queue", "QueueClient", "Record"]
 
 
 def __getattr__(name: str) -> object:

@@ -10,9 +10,14 @@ import anyio
 import swarm.queue.operations as operations
 import swarm.queue.protocol as protocol
 from swarm.core.async_client import AsyncClient
+from swarm.core.limits import CLIENT_STREAM_CREDIT
 from swarm.core.nodes_file import node_addresses
 from swarm.core.transports import connect_socket
+from swarm.queue.consume import Consumer
+from swarm.queue.deliveries import CONSUME_BATCH_RECORDS, Consuming
 from swarm.queue.operations import Channels, Queue, QueueNodes
+from swarm.queue.produce import Producer
+from swarm.queue.protocol import OWN_QUEUE
 
 CLOSE_S = 1.0  # so long at most closing the client takes where a pop was cancelled, to give back what still comes of it
 
@@ -96,6 +101,24 @@ class QueueClient(AsyncClient):
         """
         await self._run(operations.push_many(self._queues, channel, records))
 
+    def produce(self, channel: Channels) -> Producer:
+        """Pushes records one by one at the speed of batches, with flow control.
+
+            async with queue.produce("channel") as producer:
+                for record in …:
+                    await producer.push(record)
+
+        push() returns when the record has its place among those that leave together: while one batch is on its way
+        the next is collected, and when that is full push() waits. Nodes take turns with the batches, as with pushes.
+        Where all are full the batch is pushed again and again, until the timeout.
+        `await producer.flush()`, and leaving the block, return when every record is stored.
+
+        Errors are raised by the next push() or flush(), or by leaving the block; details["stored"] tells how many of
+        the first records were stored. Of the others none was, but of the batch (1 MiB or 4,096 records at most) that
+        was on its way when the connection broke.
+        """
+        return Producer(self, self._queues, channel)
+
     async def pop(self, channel: str, *, wait: float = 0.0) -> bytes | None:
         """Takes the oldest record out, None if there is none. wait: seconds to wait for one.
 
@@ -109,6 +132,39 @@ class QueueClient(AsyncClient):
         """Takes the oldest records out, as many as there are, at most `records`. wait: seconds to wait for the first.
         Otherwise as pop."""
         return await self._run(operations.pop_many(self._queues, channel, records, wait))
+
+    def consume(
+        self,
+        channel: str,
+        *,
+        subscriber: str = OWN_QUEUE,
+        manual: bool = False,
+        batch_records: int = CONSUME_BATCH_RECORDS,
+        credit: int = CLIENT_STREAM_CREDIT,
+    ) -> Consumer:
+        """The records of a channel, from all nodes, for ever; none is lost before the program is done with it.
+
+            async with queue.consume("channel", subscriber="billing") as records:
+                async for record in records:
+                    print(record.value)
+
+        Each subscriber is given all records, consumers of one subscriber share them; the first that a channel has takes
+        over what is in it. Without a subscriber it is the channel's own queue that is consumed, which pops take from
+        too. From entering the block on the subscriber exists at every node that can be reached.
+
+        A record is done when the next one is asked for: then the node is told, when the event loop runs next. With
+        `manual`, when `await records.acknowledge(record, …)` was called, in any order. What was not done when the block
+        is left, or the program dies, is given again, first of all and with `redelivered` true; so is, after a
+        connection broke or a node was restarted, what it had given and not heard of. It goes on by itself when a node
+        was away.
+
+        batch_records, credit: of each node, so many records (1 to 4,096) come at a time, and so many batches (1 to 64)
+        may have come that were not asked for yet.
+
+        Entering it raises NodeUnreachable if no node is reached within the timeout. Iterating raises ChannelRemoved
+        when the channel is removed or the subscriber dropped, and HasSubscribers without one where there are some.
+        """
+        return Consumer(self, Consuming(self._queues, channel, subscriber, batch_records, credit), manual)
 
     async def queues(self, channel: str) -> list[Queue]:
         """The queues of a channel at each node: that of each subscriber, or the channel's own if there is none."""

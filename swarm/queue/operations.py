@@ -123,12 +123,12 @@ def push_many(known: QueueNodes, channel: Channels, records: Iterable[bytes]) ->
     if not records:
         return
     sizes = _sizes(records, known.limits)
-    if not known.any:
-        yield WAIT_FOR_NODES
-        _check_sizes(sizes, known.limits)  # with what the node's hello has told
     turn = known.push_turn()
     stored = 0
     try:
+        if not known.any:
+            yield WAIT_FOR_NODES
+            _check_sizes(sizes, known.limits)  # with what the node's hello has told
         for stop in _parts(sizes, known.limits.batch_records):
             part = pack_lengths(sizes[stored:stop]), b"".join(records[stored:stop])
             call = Call(0, protocol.PUSH_MANY, (channels, *part), len(part[1]), at_once=known.several)
@@ -139,6 +139,14 @@ def push_many(known: QueueNodes, channel: Channels, records: Iterable[bytes]) ->
         if stored:
             error.text += f"; the first {stored} of {len(records)} records were stored"
         raise
+
+
+def check_push(known: QueueNodes, channel: Channels, record: bytes | None) -> None:
+    """Raises what is wrong with a channel or several, or with a record."""
+    if record is None:
+        _channels(channel, known.limits)
+    else:
+        protocol.check_record(record, known.limits)
 
 
 def _channels(channel: Channels, node_limits: Limits) -> list[str]:
