@@ -102,7 +102,8 @@ class SwarmQueue:
 
     def consume(self) -> Iterator[bytes]:
         with self._client.consume(CHANNEL, subscriber=SUBSCRIBER) as records:
-            yield from records
+            for record in records:
+                yield record.value
 
     def clear(self) -> None:
         self._client.remove_channel(CHANNEL)

@@ -6,6 +6,7 @@ and what has come is written before anything is waited for.
 """
 
 import os
+import select
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -15,20 +16,23 @@ from swarm.blocking import QueueClient
 from swarm.cli import Failure, WrongCall, json_lines
 from swarm.cli.channel_commands import CHANNEL, remove_channel
 from swarm.cli.nodes import Nodes, takes_nodes
-from swarm.cli.terminal import confirmed, counted, write_output, write_rows
+from swarm.cli.terminal import check_reader, confirmed, counted, write_output, write_rows
 from swarm.core.command_line import parsed_by
 from swarm.core.config import parse_duration
 from swarm.core.errors import SwarmError
-from swarm.core.limits import KIB, VALUE_BYTES_MAX
+from swarm.core.limits import CLIENT_STREAM_CREDIT, KIB, VALUE_BYTES_MAX
 from swarm.core.protocol import DEFAULT_LIMITS
 from swarm.queue import Queue
-from swarm.queue.protocol import check_record
+from swarm.queue.deliveries import CONSUME_BATCH_RECORDS
+from swarm.queue.protocol import OWN_QUEUE, check_record
 
 POP_RECORDS = (
     1000  # taken from the nodes at a time: what one request is fast with, and little to lose when it is cut off
 )
 READ_BYTES = 256 * KIB  # of standard input at a time
 LINE_BYTES_MAX = 6 * VALUE_BYTES_MAX + KIB  # JSON writes a control character as six
+
+LOOK_S = 1.0  # between two looks, while it waits, at whether somebody still reads what it writes
 
 _VALUE = "value"  # the member of a line of JSON
 
@@ -92,6 +96,11 @@ class Lines:
         if self._begun:
             yield from self._records([b"".join(self._begun)])
 
+    @property
+    def more(self) -> bool:
+        """Whether the next step would not have to wait."""
+        return bool(select.select([self._descriptor], [], [], 0)[0])
+
     def _records(self, lines: Sequence[bytes]) -> Iterator[list[bytes]]:
         records: list[bytes] = []
         try:
@@ -128,8 +137,11 @@ def push(nodes: Nodes[QueueClient], channel: str, value: str, as_json: bool) -> 
     """Pushes a record, or with - as VALUE each line of standard input.
 
     Lines are pushed as they come, and taken byte for byte; the last one needs no newline. A record cannot be empty:
-    empty lines are left out, and how many there were is told at the end. It stops at the first line that is no record,
-    and where no node has room: status 1, and how many records were pushed before.
+    empty lines are left out, and how many there were is told at the end. Where all nodes are full it waits for room, as
+    long as --timeout of `swarm queue` says.
+
+    It stops at the first line that is no record, and where there was no room in time: status 1, and how many records
+    were pushed before.
     """
     with nodes.client() as client:
         if value == "-":
@@ -146,13 +158,19 @@ def _push_lines(client: QueueClient, channel: str, as_json: bool) -> None:
     lines = Lines(as_json, sys.stdin.fileno())
     pushed = 0
     try:
-        for records in lines:
-            client.push_many(channel, records)
-            pushed += len(records)
-    except BadLine as error:
-        raise Failure(f"standard input:{lines.number}: {error}; records pushed before it: {pushed}") from error
+        with client.produce(channel) as producer:
+            try:
+                for records in lines:
+                    for record in records:
+                        producer.push(record)
+                    pushed += len(records)
+                    if not lines.more:
+                        producer.flush()
+            except BadLine as error:
+                producer.flush()
+                raise Failure(f"standard input:{lines.number}: {error}; records pushed before it: {pushed}") from error
     except SwarmError as error:
-        raise Failure(f"{error}; records pushed before: {pushed + error.details.get('stored', 0)}") from error
+        raise Failure(f"{error}; records pushed before: {error.details.get('stored', 0)}") from error
     if lines.empty:
         click.echo(f"swarm: {counted(lines.empty, 'empty line')} left out: no record can be empty", err=True)
 
@@ -177,13 +195,78 @@ def pop(nodes: Nodes[QueueClient], channel: str, records: int | None, wait_s: fl
     wanted = records or 1
     popped = 0
     with nodes.client() as client:
-        while popped < wanted:
-            batch = client.pop_many(channel, min(wanted - popped, POP_RECORDS), wait=wait_s or 0.0)
-            if not batch:
-                break
+        while popped < wanted and (batch := _pop_some(client, channel, wanted - popped, wait_s or 0.0)):
             write_output(_encode(batch, as_json))
             popped += len(batch)
     if not popped:
+        raise Failure(f"channel {channel} has no record")
+
+
+def _pop_some(client: QueueClient, channel: str, most: int, wait_s: float) -> list[bytes]:
+    """What there is, or comes in time."""
+    while True:
+        check_reader()
+        batch = client.pop_many(channel, min(most, POP_RECORDS), wait=min(wait_s, LOOK_S))
+        wait_s -= LOOK_S
+        if batch or wait_s <= 0:
+            return batch
+
+
+@queue.command()
+@CHANNEL
+@click.option("--subscriber", metavar="NAME", default=OWN_QUEUE, help="Each is given all records.  [none]")
+@_RECORDS
+@_WAIT
+@_JSON
+@click.pass_obj
+def consume(
+    nodes: Nodes[QueueClient],
+    channel: str,
+    subscriber: str,
+    records: int | None,
+    wait_s: float | None,
+    as_json: bool,
+) -> None:
+    """Writes the records of a channel as they come, until Ctrl-C.
+
+    Or until N have come (-n), or none for so long (--wait); status 1 if none came at all.
+
+    A record is acknowledged when it was written, so that none is lost: what was not written when this command ends, by
+    whatever way, is given again. What stands in a pipe whose reader ends has been written: take no more than is needed
+    with -n.
+
+    Each subscriber is given all records, and those who consume by the same name share them. The first that a channel
+    has takes over what is in it. Without a name it is the channel's own queue, which has to be without subscribers.
+    """
+    left = sys.maxsize if records is None else records
+    batch_records = min(left, CONSUME_BATCH_RECORDS)
+    credit = CLIENT_STREAM_CREDIT if records is None else 1  # no more than is wanted: others may want the rest
+    look_s = LOOK_S if wait_s is None else min(wait_s, LOOK_S)
+    idle_s, none_came = 0.0, True
+    with (
+        nodes.client() as client,
+        client.consume(
+            channel,
+            subscriber=subscriber,
+            manual=True,
+            batch_records=batch_records,
+            credit=credit,
+            timeout=look_s,
+        ) as consumer,
+    ):
+        for batch in consumer.batches():
+            if batch:
+                part = batch[:left]
+                write_output(_encode([record.value for record in part], as_json))
+                consumer.acknowledge(*part)
+                left -= len(part)
+                idle_s, none_came = 0.0, False
+            else:
+                check_reader()
+                idle_s += look_s
+            if not left or (wait_s is not None and idle_s >= wait_s):
+                break
+    if none_came:
         raise Failure(f"channel {channel} has no record")
 
 

@@ -1,5 +1,8 @@
 """What goes to a person: tables, progress, questions. And what does not: exact bytes."""
 
+import errno
+import os
+import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +15,14 @@ PROGRESS_RECORDS = 1000  # between two updates of a progress bar
 def write_output(data: bytes) -> None:
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+def check_reader() -> None:
+    """BrokenPipeError if nobody will ever read standard output: before something is waited for that would be lost."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if poll.poll(0):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def counted(count: int, thing: str) -> str:

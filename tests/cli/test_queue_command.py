@@ -4,8 +4,11 @@ What is read from standard input, however it comes in parts, gives the same reco
 """
 
 import os
+import re
+import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,11 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodes.queue.config import QueueConfig, QueueSection
 from swarm.blocking import QueueClient
 from swarm.cli import json_lines
 from swarm.cli.queue import LINE_BYTES_MAX, BadLine, Lines
 from swarm.core.limits import VALUE_BYTES_MAX
-from tests.cli.commands import SWARM, swarm
+from swarm.testing import QueueProcess
+from tests.cli.commands import SWARM, on_a_terminal, swarm
 from tests.waiting import PATIENCE_S, wait_until
 
 ODD = [b"plain", "größe".encode(), b"\xff\x00", b"two\nlines\n", b"\r", b"\n", b'{"value": "x"}']
@@ -159,7 +164,242 @@ def test_wrong_options_are_a_wrong_call(options: tuple[str, str]) -> None:
     assert options[0].encode() in done.stderr
 
 
-# JSON.
+def test_pop_that_nobody_reads_takes_nothing(nodes: Path, queue: QueueClient) -> None:
+    with running("--nodes", str(nodes), "pop", "channel", "--wait", "1h") as process:
+        wait_until(lambda: all(each["waiting_pops"] for each in queue.node_statistics().values()))
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(PATIENCE_S) == -signal.SIGPIPE
+        queue.push("channel", b"record")
+        assert queue.pop("channel") == b"record"
+
+
+# Consume.
+
+
+def consume_from(nodes: str, *options: str) -> list[str]:
+    return ["--nodes" if "/" in nodes else "--node", nodes, "consume", "channel", *options]
+
+
+def read_line(process: "subprocess.Popen[bytes]") -> bytes:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def test_records_are_written_as_they_come_and_are_done_then(nodes: Path, queue: QueueClient) -> None:
+    with running(*consume_from(str(nodes))) as process:
+        for record in (b"one", b"two"):
+            queue.push("channel", record)
+            assert read_line(process) == record + b"\n"
+            wait_until(lambda: queue.channel_size("channel") == (0, 0))
+        assert process.poll() is None
+
+
+def test_ctrl_c_ends_it_without_a_word_and_nothing_is_lost(one: str, queue: QueueClient) -> None:
+    with QueueClient(one) as client, running(*consume_from(one)) as process:
+        client.push("channel", b"one")
+        assert read_line(process) == b"one\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == -signal.SIGINT
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        client.push("channel", b"two")
+        assert client.pop("channel") == b"two"
+
+
+def test_what_was_not_written_when_its_reader_ends_is_not_done(one: str, queue: QueueClient) -> None:
+    records = [b"%06d" % number * 200 for number in range(5000)]  # far more than pipes hold
+    with QueueClient(one) as client:
+        client.push_many("channel", records)
+        with running(*consume_from(one, "--subscriber", "billing")) as process:
+            assert read_line(process) == records[0] + b"\n"
+            assert process.stdout is not None
+            process.stdout.close()
+            assert process.wait(PATIENCE_S) == -signal.SIGPIPE
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+        left = output_of(*consume_from(one, "--subscriber", "billing", "--wait", "10ms")).splitlines()
+        assert len(left) > 3000
+        assert left == records[-len(left) :]
+
+
+def test_a_reader_that_ends_while_nothing_comes_ends_it(nodes: Path, queue: QueueClient) -> None:
+    with running(*consume_from(str(nodes), "--subscriber", "billing")) as process:
+        queue.push("channel", b"one")
+        assert read_line(process) == b"one\n"
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(PATIENCE_S) == -signal.SIGPIPE
+    queue.push("channel", b"two")
+    assert output_of(*consume_from(str(nodes), "--subscriber", "billing", "-n", "1")) == b"two\n"
+
+
+def test_so_many_and_no_more(one: str, queue: QueueClient) -> None:
+    lines = b"".join(b"%d\n" % number for number in range(3000))
+    output_of("--node", one, "push", "channel", "-", stdin=lines)
+    begin = lines.index(b"1500\n")
+    assert output_of(*consume_from(one, "-n", "1500")) == lines[:begin]
+    assert queue.channel_size("channel")[0] == 1500
+    assert output_of(*consume_from(one, "-n", "9999", "--wait", "10ms")) == lines[begin:]
+    assert error_of(*consume_from(one, "--wait", "10ms")) == "channel channel has no record"
+    assert queue.channel_size("channel") == (0, 0)
+
+
+def test_each_subscriber_is_given_all(nodes: Path, queue: QueueClient) -> None:
+    with (
+        running(*consume_from(str(nodes), "--subscriber", "audit")) as audit,
+        running(*consume_from(str(nodes), "--subscriber", "billing")) as billing,
+    ):
+        wait_until(lambda: len(queue.queues("channel")) == 4)  # two at each node
+        queue.push("channel", b"for all")
+        assert read_line(audit) == b"for all\n"
+        assert read_line(billing) == b"for all\n"
+
+
+def test_a_channel_with_subscribers_cannot_be_popped(nodes: Path, queue: QueueClient) -> None:
+    queue.push("channel", b"record")
+    output_of(*consume_from(str(nodes), "--subscriber", "billing", "-n", "1"))
+    assert "has subscribers" in error_of("--nodes", str(nodes), "pop", "channel")
+    assert "has subscribers" in error_of(*consume_from(str(nodes)))
+
+
+def test_a_channel_that_is_removed_ends_it(nodes: Path, queue: QueueClient) -> None:
+    with running(*consume_from(str(nodes), "--subscriber", "billing")) as process:
+        wait_until(lambda: queue.queues("channel"))
+        output_of("--nodes", str(nodes), "remove-channel", "channel")
+        out, err = process.communicate(timeout=PATIENCE_S)
+        assert (process.returncode, out) == (1, b"")
+        assert b"the channel was removed" in err
+        assert err.count(b"\n") == 1
+
+
+def test_consumed_records_as_json(one: str, queue: QueueClient) -> None:
+    with QueueClient(one) as client:
+        client.push_many("channel", ODD)
+    lines = output_of(*consume_from(one, "--json", "-n", str(len(ODD))))
+    assert [json_lines.decode(line, "value")[0] for line in lines.splitlines()] == ODD
+
+
+# What there is.
+
+
+def test_channels_and_sizes(one: str, queue: QueueClient) -> None:
+    assert output_of("--node", one, "channels") == b""
+    assert output_of("--node", one, "size") == b"0\t0\t0.0\n"
+    with QueueClient(one) as client:
+        client.push_many("b", [b"x" * 2**20] * 32)
+        client.push("a", b"x")
+        fullness = client.queues("b")[0].fullness
+    assert 50 < fullness < 51
+    assert output_of("--node", one, "channels") == b"a\t1\t1\t0.0\nb\t32\t33554432\t%.1f\n" % fullness
+    assert output_of("--node", one, "size") == b"33\t33554433\t%.1f\n" % fullness
+    assert output_of("--node", one, "size", "a") == b"1\t1\t0.0\n"
+    assert output_of("--node", one, "size", "unknown") == b"0\t0\t0.0\n"
+    assert queue.channels() == ["a", "b"]
+
+
+def test_on_a_terminal_there_is_a_table(one: str, queue: QueueClient) -> None:
+    with QueueClient(one) as client:
+        client.push_many("channel", [b"xy"] * 1234)
+    where = ["--node", one]
+    status, shown = on_a_terminal([*SWARM, "queue", *where, "channels"])
+    assert status == 0
+    assert all(each in shown for each in (b"records", b"full", b"channel", b"1,234", b"2,468", b"%"))
+    status, shown = on_a_terminal([*SWARM, "queue", *where, "size", "channel"])
+    assert (status, shown.partition(b"bytes, ")[0]) == (0, b"1,234 records, 2,468 ")
+
+
+def test_subscribers_are_listed_and_dropped(one: str, queue: QueueClient) -> None:
+    assert error_of("--node", one, "subscribers", "channel") == "there is no channel channel"
+    output_of("--node", one, "push", "channel", "record")
+    assert output_of("--node", one, "subscribers", "channel") == b""
+    assert output_of(*consume_from(one, "--subscriber", "b", "-n", "1")) == b"record\n"
+    with running(*consume_from(one, "--subscriber", "a")):
+        wait_until(lambda: len(queue.queues("channel")) == 2)
+        output_of("--node", one, "push", "channel", "another")
+        wait_until(lambda: queue.channel_size("channel")[0] == 1)
+        assert output_of("--node", one, "subscribers", "channel").decode() == (
+            f"a\t{one}\t0\t0\t0.0\t0\t1\t0\t0\nb\t{one}\t1\t7\t0.0\t0\t0\t0\t0\n"
+        )
+    assert output_of("--node", one, "drop-subscriber", "channel", "b") == b""
+    assert error_of("--node", one, "drop-subscriber", "channel", "b") == "channel channel has no subscriber b"
+    assert [each.subscriber for each in queue.queues("channel")] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("options", "typed", "dropped"), [([], b"n\n", False), ([], b"y\n", True), (["--yes"], b"", True)]
+)
+def test_on_a_terminal_drop_subscriber_asks(
+    nodes: Path, queue: QueueClient, options: list[str], typed: bytes, dropped: bool
+) -> None:
+    queue.push("channel", b"one")
+    output_of(*consume_from(str(nodes), "--subscriber", "billing", "-n", "1"))
+    queue.push_many("channel", [b"two"])
+    command = [*SWARM, "queue", "--nodes", str(nodes), "drop-subscriber", "channel", "billing", *options]
+    status, shown = on_a_terminal(command, typed)
+    assert (b"Drop subscriber billing of channel channel with 1 record? [y/N]" in shown) == (not options)
+    assert (bool(queue.queues("channel")), status) == ((False, 0) if dropped else (True, 1))
+
+
+def test_remove_channel(nodes: Path, queue: QueueClient) -> None:
+    queue.push("channel", b"record")
+    assert output_of("--nodes", str(nodes), "remove-channel", "channel") == b""
+    assert queue.channels() == []
+    assert error_of("--nodes", str(nodes), "remove-channel", "channel") == "there is no channel channel"
+
+
+# Which nodes, and what they refuse.
+
+
+def test_the_environment_names_the_nodes(nodes: Path, queue: QueueClient) -> None:
+    addresses = ",".join(nodes.read_text().split())
+    environment = {"SWARM_QUEUE_NODES": addresses, "SWARM_NODES": "127.0.0.1:1"}
+    done = swarm("queue", "push", "channel", "record", environment=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert queue.pop("channel") == b"record"
+
+
+def test_without_nodes_it_says_how_to_name_them() -> None:
+    done = swarm("queue", "channels", environment={"SWARM_QUEUE_NODES": ""})
+    assert done.returncode == 2
+    assert all(each in done.stderr for each in (b"--nodes FILE", b"swarm-data/nodes-queue", b"SWARM_QUEUE_NODES"))
+
+
+def test_a_dht_node_is_no_queue_node(nodes: Path) -> None:
+    text = error_of("--nodes", str(nodes.with_name("nodes")), "push", "channel", "record")
+    assert "dht" in text
+    assert "queue" in text
+
+
+SMALL = QueueConfig(queue=QueueSection(ring_bytes=4 * 2**20))  # of several batches of a producer
+FILLS_IT = b"".join(b"%0999d\n" % number for number in range(9000))
+
+
+def test_a_full_queue_is_told_with_what_was_pushed_before(tmp_path: Path) -> None:
+    with QueueProcess(tmp_path, SMALL) as node:
+        done = swarm("queue", "--node", node.address, "--timeout", "100ms", "push", "channel", "-", stdin=FILLS_IT)
+        assert done.returncode == 1
+        found = re.fullmatch(rb"swarm: .*queue full.*; records pushed before: (\d+)\n", done.stderr)
+        assert found, done.stderr
+        pushed = int(found[1])
+        assert 2000 < pushed < 9000
+        assert output_of("--node", node.address, "pop", "channel", "-n", "9000") == FILLS_IT[: 1000 * pushed]
+
+
+def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
+    with (
+        QueueProcess(tmp_path, SMALL) as node,
+        running("--node", node.address, "--timeout", "1m", "push", "channel", "-") as pushing,
+        running("--node", node.address, "consume", "channel", "-n", "9000") as consuming,
+        ThreadPoolExecutor() as threads,
+    ):
+        consumed = threads.submit(consuming.communicate, timeout=PATIENCE_S)
+        assert pushing.communicate(FILLS_IT, PATIENCE_S) == (b"", b"")
+        assert consumed.result() == (FILLS_IT, b"")
+        assert pushing.returncode == consuming.returncode == 0
+
+
+# Lines.
 
 
 def test_records_as_lines_of_json(one: str, queue: QueueClient) -> None:
