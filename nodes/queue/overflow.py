@@ -24,6 +24,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
@@ -61,6 +62,15 @@ class _File:
     end: int
 
 
+class Ends(NamedTuple):
+    """Of what waits: sequence of the first record and of the next to be pushed, bytes of all records before them."""
+
+    first_sequence: int
+    first_bytes: int
+    next_sequence: int
+    next_bytes: int
+
+
 @dataclass(frozen=True)
 class Waiting:
     """Entries that were read, as one. sequence: of the first record. before: bytes of all records before it."""
@@ -70,14 +80,6 @@ class Waiting:
     before: int
     lengths: bytes
     data: bytes
-
-    @property
-    def end_sequence(self) -> int:
-        return self.sequence + self.count
-
-    @property
-    def end_bytes(self) -> int:
-        return self.before + len(self.data)
 
 
 def overflow_path(ring: Path, number: int) -> Path:
@@ -115,25 +117,23 @@ class Overflow:
 
     # At the start.
 
-    def open(self, next_sequence: int) -> tuple[int, int] | None:
-        """Finds the files that are there. next_sequence: what is below it has moved. Sequence and bytes behind the last
-        entry; None where nothing is there. Raises NodeError."""
+    def open(self, next_sequence: int) -> Ends | None:
+        """Finds the files that are there. next_sequence: what is below it has moved. None where nothing waits. Raises
+        NodeError."""
         try:
             for number in overflow_numbers(self.ring):
                 self._number = number
                 self._find(number)
-            end = None
-            for file in reversed(self._there):
-                end = self._find_end(file)
-                if end:
-                    break
+            last = next((entry for file in reversed(self._there) if (entry := self._find_end(file))), None)
             self.size = sum(each.end - HEADER_BYTES for each in self._there)
-            while (entry := self._next()) and entry.end_sequence <= next_sequence:
-                self._pass(entry.end)
+            while (first := self._next()) and first.end_sequence <= next_sequence:
+                self._pass(first.end)
             self.forget()
-            return end
         except OSError as error:
             raise NodeError(f"the overflow files of {self.ring} cannot be read: {error}") from error
+        if first is None or last is None:
+            return None
+        return Ends(first.sequence, first.before, last.end_sequence, last.before + last.size)
 
     def _find(self, number: int) -> None:
         path = overflow_path(self.ring, number)
@@ -152,8 +152,8 @@ class Overflow:
             return
         self._there.append(_File(number, header.seed, size))
 
-    def _find_end(self, file: _File) -> tuple[int, int] | None:
-        """Cuts off what is no entry. Sequence and bytes behind the last one; None where there is none."""
+    def _find_end(self, file: _File) -> Entry | None:
+        """Cuts off what is no entry. The last one; None where there is none."""
         path = overflow_path(self.ring, file.number)
         data = path.read_bytes()
         last, end = None, HEADER_BYTES
@@ -171,7 +171,7 @@ class Overflow:
         finally:
             self._files.close(fd)
         file.end = end
-        return (last.end_sequence, last.before + last.size) if last else None
+        return last
 
     # Writing.
 

@@ -14,22 +14,19 @@ What is popped is done with. What is taken is given out until it is acknowledged
 or the ring is opened anew.
 """
 
-import logging
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from nodes.queue.given_out import GivenOut
-from nodes.queue.overflow import FILE_BYTES, Overflow
+from nodes.queue.overflow import FILE_BYTES, Ends, Overflow
 from nodes.queue.queue_files import Files
 from nodes.queue.reader import ANY_BYTES, Reader, Records
-from nodes.queue.ring import BadRing, Ring
-from nodes.queue.ring_format import CAPACITY_UNIT, State, entry_bytes
+from nodes.queue.recovery import find_given, open_ring
+from nodes.queue.ring import Ring
+from nodes.queue.ring_format import CAPACITY_UNIT, ENTRY_HEADER_BYTES, State, bits_bytes, entry_bytes
 from swarm.core.errors import QueueFull, ValueTooBig
 from swarm.core.limits import BATCH_BYTES, BATCH_RECORDS_MAX, MIB
-from swarm.core.node import NodeError
 from swarm.queue.batch import LENGTH_BYTES
-
-log = logging.getLogger(__name__)
 
 REFILL_BYTES = 1 * MIB  # moved from overflow files in one step, besides the entry that passes it
 PENDING_BYTES = BATCH_BYTES  # pushes of one pass are joined up to so much
@@ -85,7 +82,7 @@ class RecordQueue:
     ) -> "RecordQueue":
         """A new one. sync: whether files are synced at all. Raises DiskFull or NodeError: then there is no file."""
         files = files or Files()
-        ring = Ring.create(path, settings.capacity, State(), files, sync=sync)
+        ring = Ring.create(path, settings.capacity, files, sync=sync)
         return cls(ring, Overflow(path, files, syncs=sync), settings)
 
     @classmethod
@@ -101,53 +98,25 @@ class RecordQueue:
     ) -> "RecordQueue":
         """One that is there. Raises NodeError, if it is damaged as well, unless accept_damage; DiskFull."""
         files = files or Files()
-        try:
-            ring = Ring.open(path, files)
-        except BadRing as error:
-            if not accept_damage:
-                raise NodeError(
-                    f"{path} is damaged: {error}. --accept-damage renames it to {path.name}.damaged and starts the "
-                    "node with an empty queue in its place"
-                ) from None
-            files.rename(path, path.with_name(path.name + ".damaged"))
-            log.error("%s is damaged: %s. An empty queue has taken its place", path, error)
-            ring = Ring.create(path, settings.capacity, State(), files, sync=sync)
-        queue = cls(ring, Overflow(path, files, syncs=sync, file_bytes=overflow_file_bytes), settings)
-        queue._recover()
+        ring = open_ring(path, settings.capacity, files, sync=sync, accept_damage=accept_damage)
+        overflow = Overflow(path, files, syncs=sync, file_bytes=overflow_file_bytes)
+        waiting = overflow.open(ring.state.next_sequence)
+        queue = cls(ring, overflow, settings)
+        queue._recover(waiting)
         return queue
 
-    def _recover(self) -> None:
-        ring, state, reader = self._ring, self._ring.state, self._reader
-        end = self._overflow.open(state.next_sequence)
-        if end and end[0] > self._next_sequence:
-            self._next_sequence, self._next_bytes = end
-        self._spills = bool(self._overflow.size)
+    def _recover(self, waiting: Ends | None) -> None:
+        """waiting: in overflow files."""
+        ring, reader = self._ring, self._reader
+        if waiting and waiting.next_sequence > ring.next_sequence:
+            self._next_sequence, self._next_bytes = waiting.next_sequence, waiting.next_bytes
+            if not ring.next_sequence:  # a new one, in place of one that was damaged
+                ring.next_sequence, ring.next_bytes = waiting.first_sequence, waiting.first_bytes
+                reader.go_to(0, waiting.first_sequence, waiting.first_bytes)
+        self._spills = self._overflow.size > 0
         self._free = 0 if self._spills else ring.free()
-        position, sequence = state.head, state.head_sequence
-        while position < state.given:
-            entry = ring.entry(position)
-            if entry is None or not entry.sequence <= sequence < entry.end_sequence:
-                entry = ring.next_entry(position, sequence)
-                found = min(entry.sequence, state.given_sequence) if entry else state.given_sequence
-                if found > sequence:
-                    ring.damage(position, sequence, found - sequence, "no entry begins there")
-                position, sequence = (entry.position, found) if entry else (state.given, found)
-                continue
-            count = min(entry.end_sequence, state.given_sequence) - sequence
-            if not ring.is_sound(entry):
-                lost = entry.end_sequence - sequence
-                ring.damage(position, sequence, lost, "the entry is not what was written")
-                if entry.end_sequence > state.given_sequence:
-                    reader.go_to(entry.end, entry.end_sequence, entry.before + entry.size)
-            else:
-                if count > 0:
-                    self._given.restore(
-                        entry, ring.copy(entry.lengths_at, LENGTH_BYTES * entry.records), sequence, count
-                    )
-                if entry.end_sequence > state.given_sequence:
-                    reader.open_cut(entry)
-            position, sequence = entry.end, entry.end_sequence
-        self._changed = ring.damaged != state.damaged or self._spills
+        find_given(ring, reader, self._given)
+        self._changed = True
 
     # What is in it.
 
@@ -221,7 +190,7 @@ class RecordQueue:
         self._make_room_behind(needed)
 
     def _make_room_behind(self, needed: int) -> None:
-        """In overflow files: for a whole pass of small pushes, where that is allowed and its entry fits into the ring."""
+        """In overflow files: for a whole pass of small pushes, where that is allowed and would fit into the ring."""
         limit = self.settings.overflow_bytes
         left = limit - self._overflow.size
         if needed > left:
@@ -233,11 +202,11 @@ class RecordQueue:
 
     def _too_big(self, count: int, data_bytes: int) -> ValueTooBig:
         capacity = self._ring.capacity
-        limit = capacity - entry_bytes(count, 0)
+        limit = max(capacity - ENTRY_HEADER_BYTES - bits_bytes(count) - LENGTH_BYTES * count, 0)
         what = "a record" if count == 1 else f"{count} records together"
         return ValueTooBig(
-            f"value too big: {what} of {data_bytes} bytes; the ring of this queue can hold {max(limit, 0)} (of {capacity})",
-            {"limit": max(limit, 0)},
+            f"value too big: {what} of {data_bytes} bytes; the queue's ring of {capacity} bytes holds {limit}",
+            {"limit": limit},
         )
 
     def push(self, count: int, lengths: bytes, data: bytes) -> None:
@@ -351,9 +320,11 @@ class RecordQueue:
             return
         self._changed = False
         self._flush()
-        self._overflow.commit()
+        if self._spills:
+            self._overflow.commit()
         self._ring.store_state(self._state())
-        self._given.write_bits()
+        if self._given:
+            self._given.write_bits()
         if self._spills:
             if self._refill():
                 self._ring.store_state(self._state())
@@ -364,7 +335,7 @@ class RecordQueue:
         head, head_sequence = self._head()
         ring, reader = self._ring, self._reader
         return State(
-            0,
+            ring.state.generation + 1,
             head,
             head_sequence,
             reader.position,

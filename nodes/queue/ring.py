@@ -31,7 +31,6 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 from nodes.queue.queue_files import Files, OpenFile, problem
 from nodes.queue.ring_format import (
     ALIGNMENT,
-    CAPACITY_UNIT,
     CHECKED_BYTES,
     DATA_OFFSET,
     ENTRY,
@@ -51,10 +50,11 @@ from nodes.queue.ring_format import (
     seed_number,
     unpack_entry_header,
 )
-from swarm.core.limits import KIB
+from swarm.core.limits import KIB, MIB
 
 log = logging.getLogger(__name__)
 
+COPY_BYTES = 1 * MIB  # at a time, from one ring to another
 JOIN_BYTES = 16 * KIB  # below it, one store of joined pieces is cheaper than a store of each
 
 
@@ -86,44 +86,61 @@ class Ring:
         self._end = DATA_OFFSET + header.capacity
 
     @classmethod
-    def create(cls, path: Path, capacity: int, state: State, files: Files, *, sync: bool = True) -> "Ring":
-        """A new one, whole or not at all. Raises DiskFull or NodeError."""
+    def create(
+        cls, path: Path, capacity: int, files: Files, *, sync: bool = True, content_of: "Ring | None" = None
+    ) -> "Ring":
+        """A new one, whole or not at all, in place of what has this name. Raises DiskFull or NodeError.
+
+        content_of: another, whose entries and state it gets; those fit into it.
+        """
         beside = path.with_name(path.name + ".tmp")
-        ring = cls.create_beside(beside, capacity, state, files)
+        ring = cls._create(beside, RingHeader(capacity, content_of.seed if content_of else new_seed()), files)
+        if content_of:
+            ring._copy_from(content_of)
+        else:
+            ring.store_state(State(generation=1))
         try:
             if sync:
                 ring.sync()
             files.rename(beside, path)
+            ring.path = path
             if sync:
                 files.sync_directory(path.parent)
         except OSError as error:
-            ring.remove()
+            if content_of and ring.path == path:
+                ring.close()  # it has taken the other's place
+            else:
+                ring.remove()
             raise problem(path, "be created", error) from error
-        ring.path = path
         return ring
 
     @classmethod
-    def create_beside(cls, path: Path, capacity: int, state: State, files: Files) -> "Ring":
-        """A new one that is not synced, under a name which is not that of a ring. Raises DiskFull or NodeError."""
-        assert capacity > 0
-        assert capacity % CAPACITY_UNIT == 0
-        header = RingHeader(capacity, new_seed())
+    def _create(cls, path: Path, header: RingHeader, files: Files) -> "Ring":
+        size = DATA_OFFSET + header.capacity
         try:
             fd = files.create(path)
         except OSError as error:
             raise problem(path, "be created", error) from error
         try:
-            files.allocate(fd, 0, DATA_OFFSET + capacity)
-            mapped = files.map(fd, DATA_OFFSET + capacity)
+            files.allocate(fd, 0, size)
+            mapped = files.map(fd, size)
         except OSError as error:
             files.close(fd)
             with suppress(OSError):
                 files.remove(path)
             raise problem(path, "be created", error) from error
         mapped[:HEADER_BYTES] = header.pack()
-        ring = cls(path, fd, mapped, header, state, files)
-        ring.store_state(state)
-        return ring
+        return cls(path, fd, mapped, header, State(), files)
+
+    def _copy_from(self, other: "Ring") -> None:
+        """Its entries to the same positions, which are at other places here. With the same seed they stay what they
+        are, sound or not."""
+        state = other.state
+        for position in range(state.head, state.tail, COPY_BYTES):
+            self._store(position, other.copy(position, min(COPY_BYTES, state.tail - position)))
+        self.store_state(state._replace(generation=state.generation + 1))
+        self.tail, self.next_sequence, self.next_bytes = state.tail, state.next_sequence, state.next_bytes
+        self.damaged = state.damaged
 
     @classmethod
     def open(cls, path: Path, files: Files) -> "Ring":
@@ -202,8 +219,7 @@ class Ring:
             self._map[DATA_OFFSET : end - self.capacity] = data[first:]
 
     def store_state(self, state: State) -> None:
-        """Commits. The generation is that of the state before, and one more, whatever this one says."""
-        state = state._replace(generation=self.state.generation + 1)
+        """Commits. Its generation is higher than the one before."""
         offset = STATE_OFFSETS[state.generation & 1]
         self._map[offset : offset + STATE_BYTES] = state.pack(self.number)
         self.state = state
@@ -319,6 +335,9 @@ class Ring:
         self._file.close()
 
     def remove(self) -> None:
+        """Closes it too."""
         self.close()
-        with suppress(OSError):
+        try:
             self._files.remove(self.path)
+        except OSError as error:
+            log.error("%s cannot be removed: %s", self.path, error)

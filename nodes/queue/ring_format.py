@@ -24,13 +24,14 @@ STATE_BYTES = 104
 DATA_OFFSET = 4096
 CAPACITY_UNIT = 4096
 ENTRY_HEADER_BYTES = 48
-CHECKED_BYTES = 36  # of an entry's header: what its own checksum is over
 ALIGNMENT = 8
 LOW_32 = 0xFFFFFFFF
 
 ENTRY = struct.Struct("<4sIQQQIIQ")
-_HEADER = struct.Struct("<8sIIQ8s")
-_OVERFLOW_HEADER = struct.Struct("<8sIIQ8s")
+_CHECKED = struct.Struct("<4sIQQQI")
+_CHECKSUMS = struct.Struct("<IQ")
+CHECKED_BYTES = _CHECKED.size  # of an entry's header: what its own checksum is over
+_HEADER = struct.Struct("<8sIIQ8s")  # of either kind of file
 _STATE = struct.Struct("<12Q")
 _CHECKSUM = struct.Struct("<Q")
 _MAGIC = b"SWARMQ\0\0"
@@ -38,7 +39,7 @@ _OVERFLOW_MAGIC = b"SWARMO\0\0"
 
 assert ENTRY.size == ENTRY_HEADER_BYTES
 assert _STATE.size + _CHECKSUM.size == STATE_BYTES
-assert _HEADER.size + _CHECKSUM.size == HEADER_BYTES == _OVERFLOW_HEADER.size + _CHECKSUM.size
+assert _HEADER.size + _CHECKSUM.size == HEADER_BYTES
 
 
 class BadHeader(Exception):
@@ -94,14 +95,14 @@ class OverflowHeader:
     seed: bytes
 
     def pack(self) -> bytes:
-        fields = _OVERFLOW_HEADER.pack(_OVERFLOW_MAGIC, VERSION, 0, self.number, self.seed)
+        fields = _HEADER.pack(_OVERFLOW_MAGIC, VERSION, 0, self.number, self.seed)
         return fields + _CHECKSUM.pack(xxh3_64_intdigest(fields))
 
     @classmethod
     def unpack(cls, data: bytes) -> "OverflowHeader":
         """Of the first HEADER_BYTES of an overflow file. Raises BadHeader."""
         _checked(data, _OVERFLOW_MAGIC, "an overflow file")
-        _, _, _, number, seed = _OVERFLOW_HEADER.unpack_from(data)
+        _, _, _, number, seed = _HEADER.unpack_from(data)
         return cls(number, seed)
 
 
@@ -185,9 +186,8 @@ def pack_entry_header(
     seed: bytes, number: int, count: int, sequence: int, position: int, before: int, size: int, content_checksum: int
 ) -> bytes:
     """seed, number: the same, as bytes and as a number."""
-    fields = ENTRY.pack(seed[:4], count, sequence, position, before, size, 0, 0)
-    checksum = xxh3_64_intdigest(fields[:CHECKED_BYTES], number) & LOW_32
-    return ENTRY.pack(seed[:4], count, sequence, position, before, size, checksum, content_checksum)
+    checked = _CHECKED.pack(seed[:4], count, sequence, position, before, size)
+    return checked + _CHECKSUMS.pack(xxh3_64_intdigest(checked, number) & LOW_32, content_checksum)
 
 
 def unpack_entry_header(data: bytes, seed: bytes, number: int, position: int) -> Entry | None:
