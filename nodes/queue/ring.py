@@ -335,6 +335,9 @@ class Ring:
         self._file.close()
 
     def remove(self) -> None:
+        """Closes it too."""
         self.close()
-        with suppress(OSError):
+        try:
             self._files.remove(self.path)
+        except OSError as error:
+            log.error("%s cannot be removed: %s", self.path, error)

@@ -14,7 +14,15 @@ from swarm.core.errors import SwarmError
 from swarm.core.known_nodes import KnownNodes
 from swarm.core.protocol import Request
 
-check_channel = lru_cache(maxsize=1024)(protocol.check_channel)
+_check_name = lru_cache(maxsize=1024)(protocol.check_channel)
+
+
+def check_channel(name: object) -> None:
+    """BadChannel unless it is the name of a channel; names are remembered."""
+    if type(name) is str:
+        _check_name(name)
+    else:
+        protocol.check_channel(name)
 
 
 def all_nodes(known: KnownNodes) -> Steps[list[int]]:

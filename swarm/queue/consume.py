@@ -63,13 +63,16 @@ class Consumer:
             for record in self._left:
                 return record
 
-    async def batches(self) -> AsyncIterator[list[Record]]:
+    def batches(self) -> AsyncIterator[list[Record]]:
         """Lists of records, none of them empty. Each is acknowledged when the next one is asked for."""
-        while True:
-            records = list(self._left) or list((await self._next_delivery()).left)
-            if records:
-                self._held = len(records)
-                yield records
+        return _InBatches(self)
+
+    async def _next_batch(self) -> list[Record]:
+        records = list(self._left)
+        while not records:
+            records = list((await self._next_delivery()).left)
+        self._held = len(records)
+        return records
 
     async def acknowledge(self, *records: Record) -> int:
         """These records are done, and will not be given again; returns when the nodes have it. How many were
@@ -141,3 +144,16 @@ class Consumer:
             if ranges:
                 stream = self._delivery.stream
                 self._streams.tell(stream, protocol.ACKNOWLEDGE, (stream.request_id, ranges))
+
+
+class _InBatches:
+    """Iterates over a consumer's records in lists; unlike a generator, it can be left at any place."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._next = consumer._next_batch
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Record]:
+        return await self._next()

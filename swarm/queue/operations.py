@@ -150,7 +150,10 @@ def check_push(known: QueueNodes, channel: Channels, record: bytes | None) -> No
 
 
 def _channels(channel: Channels, node_limits: Limits) -> list[str]:
-    channels = [channel] if isinstance(channel, str) else list(channel)
+    if isinstance(channel, Sequence) and not isinstance(channel, str | bytes):
+        channels = list(channel)
+    else:
+        channels = [channel]
     protocol.check_channels(channels, node_limits)
     return channels
 

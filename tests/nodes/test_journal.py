@@ -64,6 +64,7 @@ def test_a_pass_is_one_write(tmp_path: Path) -> None:
     files = CountingFiles()
     with JournaledNode(tmp_path, files=files) as node:
         assert files.writes == [HEADER_BYTES]
+        node.node.service.in_pass = True
         node.connection.ask(*([id, PUT.code, "a", b"%d" % id, b"v"] for id in range(1, 50)))
         assert len(files.writes) == 1
         node.node.service.commit()

@@ -281,7 +281,7 @@ def test_whatever_store_the_process_ends_behind_the_ring_is_as_before_a_commit_o
     there: dict[int, bytes] = {}  # by number
     given: set[int] = set()
     checked = pushed = 0
-    for _ in range(300):
+    for _ in range(700):
         previous = path.read_bytes()
         files.clear()
         before = there.copy()
