@@ -262,7 +262,7 @@ def test_a_data_directory_in_use_is_told_and_its_owner_goes_on(tmp_path: Path) -
     with swarm_up(tmp_path) as up:
         nodes = up.nodes_file.read_text()
         text = failing_up("--data", str(tmp_path / "data"), "--base-port", "0")
-        assert re.search(r"swarm: dht-. does not start: .*the data directory .* is in use", text)
+        assert re.search(r"swarm: (dht|queue)-. does not start: .*the data directory .* is in use", text)
         assert up.nodes_file.read_text() == nodes
         with DhtClient(nodes_file=up.nodes_file) as dht:
             dht.ping()
