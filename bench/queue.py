@@ -6,7 +6,7 @@ while records pass through.
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ def delays(name: str, ours: str) -> Measurement:
     peers = {BEANSTALKD: (reserve, None), BEANSTALKD_FILE: (reserve, None), REDIS_FILE: (brpop, None)}
     medians = beside(f"delay: median, {name}", {REDIS: (brpop, at_most(1)), **peers}, "µs")
     late = beside(f"delay: 99%, {name}", {REDIS: (brpop, None), **peers}, "µs")
-    spread = medians[0]
+    medians = (replace(medians[0], spread_name=name), *medians[1:])
 
     def measure(this: QueueRound, system: System) -> None:
         work = {"ours": ours, REDIS: "receive", REDIS_FILE: "receive"}.get(system, "receive by consume")
@@ -188,7 +188,7 @@ def delays(name: str, ours: str) -> Measurement:
             seen = receiver.finish(0, 0)
         this.note_all(medians, system, 1e3 * seen["50%"])
         this.note_all(late, system, 1e3 * seen["99%"])
-        this.note_spread(spread, system, seen)
+        this.note_spread(medians[0], system, seen)
 
     return Measurement((*medians, *late), measure, ALL)
 

@@ -38,6 +38,8 @@ class Row:
     """None: for information."""
     against: str = "redis"
     """The series that ours is compared with."""
+    spread_name: str = ""
+    """Of its lines in the table of how times are spread, if not the row's name."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +184,14 @@ class Report:
         """How times are spread, of every row that has such series."""
         return [
             [
-                f"{name}, {system}",
+                f"{result.row.spread_name or result.row.name}, {system}",
                 f"{median(numbers):,.0f}",
                 *(amount(median(series[f"{system} {share:g}%"]), "ms") for share in PERCENTILES),
                 amount(median(series[f"{system} longest"]), "ms"),
                 amount(max(series[f"{system} longest"]), "ms"),
             ]
-            for name, series in self._series()
+            for result in self.results
+            for series in [self.values[result.row.name]]
             for key, numbers in series.items()
             if key.endswith(SPREAD_NUMBER)
             for system in [key.removesuffix(SPREAD_NUMBER)]
