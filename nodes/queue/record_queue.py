@@ -167,7 +167,8 @@ class RecordQueue:
 
     def make_room(self, count: int, data_bytes: int) -> None:
         """For a push. Raises ValueTooBig, where it does not fit into the ring though it were empty, QueueFull or
-        DiskFull; nothing has changed then. Otherwise records may have been dropped, if the settings say so."""
+        DiskFull; nothing has changed then. Otherwise records may have been dropped, if the settings say so. The push
+        comes next: before it, nothing else is asked of this queue."""
         records, size = self._pending + count, self._pending_bytes + data_bytes
         if records > BATCH_RECORDS_MAX or size > PENDING_BYTES or entry_bytes(records, size) > self._free:
             self._make_more_room(count, data_bytes)
@@ -378,7 +379,8 @@ class RecordQueue:
         self._overflow.remove(moved)
 
     def rename_to(self, path: Path) -> None:
-        """Its files, overflow first. Raises OSError; directories are not synced."""
+        """Its files, overflow first: `finish_renaming` goes on where the process ended. Raises OSError; directories are
+        not synced."""
         self._overflow.rename(path)
         self._ring.rename(path)
 

@@ -30,6 +30,12 @@ read_header = _HEADER.unpack_from
 pack_header = _HEADER.pack
 _COMPRESSED = 1 << 31
 
+
+def is_frame(buffer: memoryview, size: int) -> bool:
+    """Whether buffer[:size], which has more bytes than a header, is just one frame that is not compressed."""
+    return bool(read_header(buffer)[0] == size - HEADER_BYTES)
+
+
 Message = Any  # what a peer sent: an array if it keeps to the protocol
 
 

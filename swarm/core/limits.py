@@ -42,6 +42,7 @@ TURN_SECONDS_MAX = 0.005  # then trio's tasks have their turn
 SPIN_S = 0.0002  # requests that come more often are waited for awake: twice what being woken on another core takes
 LINGER_S = 0.001  # how long a turn waits for the next request; epoll counts in milliseconds
 REQUESTS_PER_CHECK = 64  # single-record requests between two looks at the clock, some 100 µs
+TOGETHER_MAX = 256  # of the same kind that are carried out together, as a batch: some 200 us
 LARGE_RESULT_BYTES = 64 * KIB  # values that together are above it are encoded, and count as output, at once
 
 # A channel.

@@ -15,6 +15,7 @@ from stored import ANY, FailingFiles, WatchedFiles, pop, pop_all, push, reopened
 from nodes.queue.overflow import STEP_BYTES, overflow_numbers, overflow_path
 from nodes.queue.queue_files import Files
 from nodes.queue.record_queue import QueueSettings, RecordQueue
+from nodes.queue.recovery import finish_renaming
 from nodes.queue.ring_format import HEADER_BYTES, entry_bytes
 from swarm.core.errors import DiskFull, QueueFull
 from swarm.core.node import NodeError
@@ -202,6 +203,40 @@ def test_renamed_with_its_ring(path: Path) -> None:
     assert pop_all(queue) == values[10:]
     queue.remove()
     assert list(path.parent.iterdir()) == []
+
+
+def test_the_process_ends_anywhere_while_it_renames(tmp_path: Path) -> None:
+    states: list[dict[str, bytes]] = []
+    path, other = tmp_path / "own.ring", tmp_path / "subscriber-a.ring"
+    queue = created(
+        path, SETTINGS, WatchedFiles(lambda: states.append({e.name: e.read_bytes() for e in tmp_path.iterdir()}))
+    )
+    values = fill(queue, 0, 200)
+    before = len(overflow_numbers(path))
+    states.clear()
+    queue.rename_to(other)
+    assert len(states) == before + 1
+    renamed = states.copy()
+    queue.remove()
+    for state in renamed:
+        for name, content in state.items():
+            (tmp_path / name).write_bytes(content)
+        finish_renaming(path)
+        assert not path.exists()
+        queue = RecordQueue.open(other, SETTINGS)
+        assert pop_all(queue) == values
+        queue.remove()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ring_that_nobody_renamed_keeps_its_name(path: Path) -> None:
+    for name in ("own.ring", "subscriber-a.ring"):
+        queue = created(path.with_name(name))
+        fill(queue, 0, 100)
+        queue.close()
+    there = sorted(path.parent.iterdir())
+    finish_renaming(path)
+    assert sorted(path.parent.iterdir()) == there
 
 
 # Damage.

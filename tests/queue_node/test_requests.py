@@ -1,4 +1,4 @@
-"""Pushes, pops and sizes (docs/protocol.md §5, queue node): what is carried out, and what is refused and harms nobody."""
+"""Pushes, pops and sizes (docs/protocol.md §5, queue node): what is carried out, and what is refused."""
 
 import struct
 from collections.abc import Iterator
