@@ -66,7 +66,7 @@ class ConnectionHandler:
         """The time (perf_counter) at which the last request was carried out."""
         self._replies: list[Message] = []
         self.output: list[bytes | memoryview] = []
-        """Frames to be sent, the first perhaps in part."""
+        """Frames to be sent, perhaps in pieces, the first perhaps in part."""
         self._output_bytes = 0
         self._unencoded_bytes = 0
         """Of replies that wait to be encoded, as far as they are large."""
@@ -327,11 +327,11 @@ class ConnectionHandler:
 
     def _encode(self) -> None:
         if self._replies:
-            frame = self._encoder.encode(self._replies)
+            parts = self._encoder.encode_parts(self._replies)
             self._replies = []
             self._unencoded_bytes = 0
-            self.output.append(frame)
-            self._output_bytes += len(frame)
+            self.output += parts
+            self._output_bytes += sum(map(len, parts))
 
     def _carry_out_one(self, message: Message, begun: float) -> list[Message] | None:
         """The reply to a frame's only request. None if it is not one that answers at once: nothing was done."""

@@ -12,6 +12,7 @@ FRAME_BYTES_MAX = 33 * MIB  # an update of the largest value carries it twice, o
 HELLO_BYTES_MAX = 4 * KIB  # before its hello a peer is a stranger: it gets next to no memory
 FRAME_BYTES_PLAIN = 1 * MIB  # above it a body is decoded with its arrays counted, see framing
 FRAME_ARRAYS_LARGE = 16  # arrays in such a body: one request has four, so few bytes cannot become many objects
+APART_BYTES_MIN = 64 * KIB  # what ends a frame and is as long is sent from where it lies: msgpack's longest bin header
 COMPRESS_BYTES_MIN = 1 * KIB  # below it compression costs more than it saves
 
 # What a request may carry.
