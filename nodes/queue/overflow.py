@@ -101,7 +101,7 @@ def rename_overflow(ring: Path, to: Path, files: Files) -> None:
 
 class Overflow:
     def __init__(self, ring: Path, files: Files, *, syncs: bool = True, file_bytes: int = FILE_BYTES) -> None:
-        """syncs: whether take_unsynced will be called."""
+        """syncs: whether sync will be called."""
         self.ring = ring
         self._files = files
         self._syncs = syncs
@@ -351,8 +351,7 @@ class Overflow:
             self.unsynced = True
 
     def _take_moved(self) -> list[Path]:
-        moved, self._moved = self._moved, []
-        return [overflow_path(self.ring, number) for number in moved]
+        return [overflow_path(self.ring, self._moved.pop()) for _ in range(len(self._moved))]
 
     def remove(self, moved: list[Path]) -> None:
         for path in moved:
@@ -362,15 +361,15 @@ class Overflow:
                 log.error("an overflow file that is not needed any more cannot be removed: %s", error)
 
     def sync(self) -> list[Path]:
-        """In a thread. Files to be removed when the ring is synced, too. Raises OSError."""
+        """In a thread, while all else goes on. What is to be removed when the ring is synced, too. Raises OSError."""
         self.unsynced = False
-        moved, ended, out = self._take_moved(), self._ended, self._out
-        self._ended = []
-        for each in ended:
-            each.sync()
-            each.close()
-        if out:
+        moved = self._take_moved()
+        if out := self._out:  # before those that ended: it may become one of them now
             out.sync()
+        while self._ended:
+            ended = self._ended.pop()
+            ended.sync()
+            ended.close()
         if self._new_names:
             self._new_names = False
             self._files.sync_directory(self.ring.parent)

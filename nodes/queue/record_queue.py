@@ -379,8 +379,7 @@ class RecordQueue:
         self._overflow.remove(moved)
 
     def rename_to(self, path: Path) -> None:
-        """Its files, overflow first: `finish_renaming` goes on where the process ended. Raises OSError; directories are
-        not synced."""
+        """Its files, overflow first. Raises OSError; directories are not synced."""
         self._overflow.rename(path)
         self._ring.rename(path)
 

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from nodes.queue.given_out import GivenOut
-from nodes.queue.overflow import OVERFLOW_NAME, overflow_numbers, rename_overflow
+from nodes.queue.overflow import overflow_numbers
 from nodes.queue.queue_files import Files
 from nodes.queue.reader import Reader
 from nodes.queue.ring import BadRing, Ring
@@ -63,20 +63,6 @@ def _resized(ring: Ring, capacity: int, files: Files, *, sync: bool) -> Ring:
             return new
     log.warning("%s keeps its %d bytes, though configured is %d: %s", path, ring.capacity, capacity, why)
     return ring
-
-
-def finish_renaming(ring: Path, files: Files | None = None) -> None:
-    """Before this ring is opened: if the process ended while its files got the name of another, which has no ring yet,
-    all get it now. Raises NodeError."""
-    files = files or Files()
-    try:
-        others = {match[1] for each in ring.parent.iterdir() if (match := OVERFLOW_NAME.fullmatch(each.name))}
-        for other in (ring.with_name(f"{name}.ring") for name in sorted(others)):
-            if ring.exists() and not other.exists():
-                rename_overflow(ring, other, files)
-                files.rename(ring, other)
-    except OSError as error:
-        raise NodeError(f"{ring} cannot be renamed: {error}") from error
 
 
 def find_given(ring: Ring, reader: Reader, given: GivenOut) -> None:

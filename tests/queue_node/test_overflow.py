@@ -5,6 +5,7 @@ import logging
 import random
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,6 @@ from stored import ANY, FailingFiles, WatchedFiles, pop, pop_all, push, reopened
 from nodes.queue.overflow import STEP_BYTES, overflow_numbers, overflow_path
 from nodes.queue.queue_files import Files
 from nodes.queue.record_queue import QueueSettings, RecordQueue
-from nodes.queue.recovery import finish_renaming
 from nodes.queue.ring_format import HEADER_BYTES, entry_bytes
 from swarm.core.errors import DiskFull, QueueFull
 from swarm.core.node import NodeError
@@ -205,38 +205,39 @@ def test_renamed_with_its_ring(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def test_the_process_ends_anywhere_while_it_renames(tmp_path: Path) -> None:
-    states: list[dict[str, bytes]] = []
-    path, other = tmp_path / "own.ring", tmp_path / "subscriber-a.ring"
-    queue = created(
-        path, SETTINGS, WatchedFiles(lambda: states.append({e.name: e.read_bytes() for e in tmp_path.iterdir()}))
-    )
-    values = fill(queue, 0, 200)
-    before = len(overflow_numbers(path))
-    states.clear()
-    queue.rename_to(other)
-    assert len(states) == before + 1
-    renamed = states.copy()
-    queue.remove()
-    for state in renamed:
-        for name, content in state.items():
-            (tmp_path / name).write_bytes(content)
-        finish_renaming(path)
-        assert not path.exists()
-        queue = RecordQueue.open(other, SETTINGS)
-        assert pop_all(queue) == values
-        queue.remove()
-        assert list(tmp_path.iterdir()) == []
+def test_synced_by_a_thread_while_it_is_used(path: Path) -> None:
+    queue = created(path)
+    ended = threading.Event()
+    errors: list[BaseException] = []
 
+    def sync() -> None:
+        try:
+            while not ended.is_set():
+                queue.sync()
+        except BaseException as error:
+            errors.append(error)
+            raise
 
-def test_a_ring_that_nobody_renamed_keeps_its_name(path: Path) -> None:
-    for name in ("own.ring", "subscriber-a.ring"):
-        queue = created(path.with_name(name))
-        fill(queue, 0, 100)
-        queue.close()
-    there = sorted(path.parent.iterdir())
-    finish_renaming(path)
-    assert sorted(path.parent.iterdir()) == there
+    thread = threading.Thread(target=sync)
+    thread.start()
+    try:
+        expected: list[bytes] = []
+        for lap in range(3):
+            expected += fill(queue, 200 * lap, 200 * lap + 200)
+            for _ in range(15):
+                found = pop(queue, 10)
+                queue.commit()
+                assert found == expected[: len(found)]
+                expected = expected[len(found) :]
+        assert pop_all(queue) == expected
+        queue.commit()
+    finally:
+        ended.set()
+        thread.join(10)
+    assert not errors
+    queue.sync()
+    assert files_of(path) == []
+    queue.close()
 
 
 # Damage.
