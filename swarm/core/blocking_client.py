@@ -10,13 +10,13 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from swarm.core import limits, protocol
-from swarm.core.client_session import WAIT_FOR_NODES, Call, ClientSession, Result, Steps, describe, result_of
+from swarm.core import limits, operations, protocol
+from swarm.core.client_session import WAIT_FOR_NODES, Call, ClientSession, FirstOf, Result, Steps, describe, result_of
 from swarm.core.config import Address
 from swarm.core.errors import (
     ClientClosed,
@@ -27,7 +27,9 @@ from swarm.core.errors import (
     checked_timeout,
     connection_lost,
     no_node_responsible,
+    not_connected,
 )
+from swarm.core.known_nodes import KnownNodes
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.core.stats import RequestStatistics
@@ -40,13 +42,15 @@ PENDING = object()
 class _Waiter:
     """Who waits for the answers to one request."""
 
-    __slots__ = ("batches", "request_id", "result", "status")
+    __slots__ = ("batches", "late", "request_id", "result", "status")
 
     def __init__(self) -> None:
         self.status = -1
         self.result: Any = PENDING
         self.batches: deque[Any] = deque()
         self.request_id = 0
+        self.late: Callable[[Any], object] | None = None
+        """What takes the result, where nobody waits for it any more."""
 
 
 class Connection:
@@ -200,16 +204,39 @@ class Connection:
 
     def abandon(self, call: Call, waiter: _Waiter) -> None:
         """The program does not wait for this answer any more."""
-        if self._sock is not None:
+        if call.late is not None:
+            self._expect_late(call.late, waiter)
+        elif self._sock is not None:
             self.forget(waiter)
             if call.abandon is not None:
                 self.notify(call.request, call.abandon)
+
+    def _expect_late(self, late: Callable[[Any], object], waiter: _Waiter) -> None:
+        if waiter.result is not PENDING:
+            if waiter.status == protocol.DONE:
+                late(waiter.result)
+        elif self._sock is not None and waiter.request_id:
+            waiter.late = late
+            self._session.waiting[waiter.request_id] = waiter
+            self._session.stop(waiter.request_id)
+            with suppress(SwarmError):
+                self._send_all(self._session.outgoing(), time.monotonic())
+
+    def wait_for_late_answers(self, deadline: float) -> None:
+        """Receives those that are still to come, as far as they come in time."""
+        with suppress(SwarmError):
+            while self._sock is not None and any(waiter.late for waiter in self._session.waiting.values()):
+                self._receive(deadline)
 
     def notify(self, request: Request, arguments: tuple[Any, ...]) -> None:
         """Sends a request whose answer nobody waits for, if there is a connection."""
         if self._sock is not None:
             with suppress(SwarmError):
                 self.forget(self.submit(request, arguments, time.monotonic() + self._timeout_s))
+
+    def has(self, waiter: _Waiter) -> bool:
+        """Whether the request was sent on this connection as it is now, and its final answer has not come."""
+        return self._sock is not None and self._session.waiting.get(waiter.request_id) is waiter
 
     def forget(self, waiter: _Waiter) -> None:
         if self._session.waiting.get(waiter.request_id) is waiter:
@@ -292,6 +319,8 @@ class Connection:
             else:
                 waiter.status = status
                 waiter.result = result
+                if waiter.late is not None and status == protocol.DONE:
+                    waiter.late(result)
         if self._session.notice is not None:
             raise self._lost(self._session.notice)
 
@@ -307,15 +336,14 @@ class BlockingClient:
 
     kind: str
 
-    def __init__(self, nodes: Sequence[Address], *, timeout: float, compression: bool) -> None:
+    def __init__(self, nodes: Sequence[Address], known: KnownNodes, *, timeout: float, compression: bool) -> None:
+        """known: learns what the nodes' hellos tell, in the same order."""
         self._timeout_s = checked_timeout(timeout)
+        self._known = known
         self._connections = [Connection(address, self.kind, timeout, compression) for address in nodes]
         self._statistics: dict[int, RequestStatistics] = {}
         self._lock = threading.RLock()
         self._open = False
-
-    def _learn(self, number: int, hello: NodeHello) -> None:
-        """A node was reached; called with its number in the list of nodes."""
 
     def __enter__(self) -> Self:
         self._open = True
@@ -345,6 +373,24 @@ class BlockingClient:
         """Of every request that was used: in flight, handled, failed, histogram of times; by the request's name."""
         return {each.name: each.snapshot() for each in self._statistics.values()}
 
+    def channels(self) -> list[str]:
+        return self._run(operations.channels(self._known))
+
+    def channel_size(self, channel: str) -> tuple[int, int]:
+        return self._run(operations.channel_size(self._known, channel))
+
+    def size(self) -> tuple[int, int]:
+        return self._run(operations.size(self._known))
+
+    def remove_channel(self, channel: str) -> bool:
+        return self._run(operations.remove_channel(self._known, channel))
+
+    def node_statistics(self) -> dict[str, dict[str, Any]]:
+        return self._run(operations.node_statistics(self._known))
+
+    def ping(self) -> None:
+        self._run(operations.ping(self._known))
+
     def _check_open(self) -> None:
         if not self._open:
             raise ClientClosed("the client is not open: use it inside `with`")
@@ -359,6 +405,15 @@ class BlockingClient:
                 raise
         return connection
 
+    def _connected_at_once(self, call: Call, deadline: float) -> Connection:
+        connection = self._connections[call.node]
+        if not connection.ready:
+            hello = connection.attempt(min(deadline, time.monotonic() + limits.CLIENT_CONNECT_S))
+            if hello is None:
+                raise describe(not_connected(connection.last_error), call.request, connection.name)
+            self._greeted(call.node, hello)
+        return connection
+
     def _run(self, steps: Steps[Result]) -> Result:
         """Carries out an operation: does what it asks for until it returns."""
         with self._lock:
@@ -370,6 +425,9 @@ class BlockingClient:
                     try:
                         if type(step) is Call:
                             result = self._call(step, deadline)
+                        elif type(step) is FirstOf:
+                            result = self._first_of(step)
+                            deadline += result[1]  # it was asked to wait so long
                         elif step is WAIT_FOR_NODES:
                             result = None
                             self._reach_another(deadline)
@@ -381,10 +439,13 @@ class BlockingClient:
                         step = steps.send(result)
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]
+            except BaseException:
+                steps.close()  # now: it may have something to put aside
+                raise
 
     def _greeted(self, number: int, hello: NodeHello) -> None:
         try:
-            self._learn(number, hello)
+            self._known.learn(number, hello)
         except SwarmError as error:
             self._connections[number].close()
             error.node = self._connections[number].name
@@ -409,6 +470,8 @@ class BlockingClient:
 
     def _call(self, call: Call, deadline: float) -> Any:
         """The result of one request."""
+        if call.at_once:
+            self._connected_at_once(call, deadline)
         begun = time.monotonic()
         statistics = self._statistics.get(call.request.code) or self._statistics_of(call.request)
         try:
@@ -426,7 +489,7 @@ class BlockingClient:
             if not call.request.repeatable and connection.is_broken():
                 continue
             try:
-                status, result = connection.ask(call, deadline)
+                status, result = connection.ask(call, deadline + call.wait_s)
             except ConnectionLost as error:
                 if not call.request.repeatable or time.monotonic() > deadline:
                     raise describe(error, call.request, connection.name) from error.__cause__
@@ -489,6 +552,8 @@ class BlockingClient:
         """Sends a request, again where the connection turns out to be broken."""
         deadline = time.monotonic() + self._timeout_s
         while True:
+            if call.at_once:
+                self._connected_at_once(call, deadline)
             connection = self._connected(call.node, deadline, call.request)
             if not call.request.repeatable and connection.is_broken():
                 continue
@@ -498,10 +563,10 @@ class BlockingClient:
                 if not call.request.repeatable or time.monotonic() > deadline:
                     raise
 
-    def _finish(self, call: Call, waiter: _Waiter, begun: float) -> Any:
+    def _finish(self, call: Call, waiter: _Waiter, begun: float, deadline: float | None = None) -> Any:
         """The result of a request that was sent, or its error."""
         statistics = self._statistics_of(call.request)
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + self._timeout_s if deadline is None else deadline
         connection = self._connections[call.node]
         try:
             try:
@@ -519,6 +584,44 @@ class BlockingClient:
             return describe(error, call.request, connection.name)
         finally:
             statistics.record(1, time.perf_counter() - begun)
+
+    def _first_of(self, step: FirstOf) -> tuple[list[Any], float]:
+        """Carries out requests side by side until there is enough; their results, and how long it took."""
+        begun = time.monotonic()
+        if len(step.calls) == 1:
+            return [self._call(step.calls[0], begun + self._timeout_s)], time.monotonic() - begun
+        results: list[Any] = [None] * len(step.calls)
+        in_flight: dict[int, _Waiter] = {}
+        try:
+            for position, call in enumerate(step.calls):
+                try:
+                    in_flight[position] = self._submit(call)
+                except SwarmError as error:
+                    results[position] = describe(error, call.request, self._connections[call.node].name)
+            while in_flight and not step.enough():
+                deadline = begun + self._timeout_s + min(step.calls[position].wait_s for position in in_flight)
+                self._receive_any([step.calls[position].node for position in in_flight], deadline)
+                over = time.monotonic() >= deadline
+                for position, waiter in list(in_flight.items()):
+                    call = step.calls[position]
+                    if over or waiter.result is not PENDING or not self._connections[call.node].ready:
+                        results[position] = self._finish(call, in_flight.pop(position), begun, deadline)
+        finally:
+            for position, waiter in in_flight.items():
+                self._connections[step.calls[position].node].abandon(step.calls[position], waiter)
+        return results, time.monotonic() - begun
+
+    def _receive_any(self, nodes: list[int], deadline: float) -> None:
+        """Waits until one of these nodes has sent something, and takes it; not if a connection has broken."""
+        poll = select.poll()
+        if not all(self._connections[node].ready for node in nodes):
+            return
+        connections = {self._connections[node].fileno(): self._connections[node] for node in nodes}
+        for descriptor in connections:
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+            with suppress(ConnectionLost):  # which is how those who wait find it
+                connections[descriptor].receive()
 
 
 class BlockingStream:
