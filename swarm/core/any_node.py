@@ -1,0 +1,126 @@
+"""Requests that any node can carry out: nodes take turns, and where one cannot, the next is tried. No I/O.
+
+A large batch is sent in parts, one after the other, so that what was stored when one fails is always the first of it.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+
+from swarm.core.client_session import WAIT_FOR_NODES, Call, Steps
+from swarm.core.errors import (
+    DiskFull,
+    EmptyValue,
+    NodeUnreachable,
+    OutOfMemory,
+    QueueFull,
+    ShuttingDown,
+    SwarmError,
+    TooManyChannels,
+    ValueTooBig,
+)
+from swarm.core.known_nodes import KnownNodes
+from swarm.core.operations import raise_first
+from swarm.core.protocol import Limits
+
+_ELSEWHERE = (NodeUnreachable, QueueFull, OutOfMemory, DiskFull, ShuttingDown, TooManyChannels)
+"""Why a node did not take what another one may take."""
+
+
+class Turns:
+    """The numbers of all nodes, in the order in which they are tried; another one is the first each time."""
+
+    def __init__(self, nodes: int) -> None:
+        self._orders = [[(first + each) % nodes for each in range(nodes)] for first in range(nodes)]
+        self._last = -1
+
+    def next(self) -> list[int]:
+        self._last = (self._last + 1) % len(self._orders)
+        return self._orders[self._last]
+
+
+def to_one_node(turn: list[int], call: Call, *, of_many: bool = False) -> Steps[list[int]]:
+    """Sends a request to the first node, to the next where one cannot take it; all nodes, the one that did first.
+
+    of_many: it is one of many parts, and has a timeout of its own.
+    """
+    while True:
+        refusals: list[SwarmError] = []
+        for position, node in enumerate(turn):
+            try:
+                to_node = call._replace(node=node)
+                if of_many:
+                    raise_first((yield [to_node]))
+                else:
+                    yield to_node
+            except _ELSEWHERE as error:
+                refusals.append(error)
+            else:
+                return turn[position:] + turn[:position]
+        if not all(type(refusal) is NodeUnreachable for refusal in refusals):
+            raise _refused(refusals)
+        if not call.at_once:
+            raise refusals[0]
+        yield WAIT_FOR_NODES
+
+
+def _refused(refusals: list[SwarmError]) -> SwarmError:
+    """No node has taken it: the last reason of one that was reached, with those of all nodes."""
+    last = [refusal for refusal in refusals if type(refusal) is not NodeUnreachable][-1]
+    if len(refusals) == 1:
+        return last
+    error = type(last)("; ".join(f"{each.node}: {each.text}" for each in refusals), dict(last.details))
+    error.request = last.request
+    return error
+
+
+def store_in_parts(
+    known: KnownNodes, turn: list[int], count: int, parts: Iterable[tuple[int, Call]], check: Callable[[], None]
+) -> Steps[None]:
+    """Stores many records, each part when the one before was stored. An error's details["stored"] tells how many were.
+
+    count: of all records. parts: how many records there are up to the end of each part, and the call that stores it.
+    check: is called when the limits of a node are known, before anything is sent.
+    """
+    stored = 0
+    try:
+        if not known.any:
+            yield WAIT_FOR_NODES
+            check()
+        for stop, call in parts:
+            turn = yield from to_one_node(turn, call, of_many=stop - stored < count)
+            stored = stop
+    except SwarmError as error:
+        error.details["stored"] = stored
+        if stored:
+            error.text += f"; the first {stored} of {count} records were stored"
+        raise
+
+
+def cut(sizes: list[int], overhead_bytes: int, records_max: int, bytes_max: int) -> Iterator[int]:
+    """Cuts records into parts: where each stops. A record that is larger than bytes_max is a part of its own.
+
+    sizes: of the records; each takes overhead_bytes more.
+    """
+    if len(sizes) <= records_max and sum(sizes) + overhead_bytes * len(sizes) <= bytes_max:
+        yield len(sizes)
+        return
+    ends = list(accumulate(size + overhead_bytes for size in sizes))
+    start = taken = 0
+    while start < len(ends):
+        stop = bisect_right(ends, taken + bytes_max, start, min(start + records_max, len(ends)))
+        start = max(stop, start + 1)
+        taken = ends[start - 1]
+        yield start
+
+
+def check_sizes(sizes: list[int], node_limits: Limits) -> None:
+    """EmptyValue, ValueTooBig for the first record whose size is not right."""
+    if not min(sizes):
+        raise EmptyValue(f"empty value: record {sizes.index(0)} of {len(sizes)}; a record has at least 1 byte")
+    if max(sizes) > node_limits.value_bytes:
+        raise ValueTooBig(
+            f"value too big: record {sizes.index(max(sizes))} of {len(sizes)} has {max(sizes)} bytes, "
+            f"the nodes accept {node_limits.value_bytes}",
+            {"limit": node_limits.value_bytes},
+        )
