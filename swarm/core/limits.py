@@ -64,6 +64,10 @@ SUBSCRIBERS_MAX = 64  # per channel: each push is stored once for each
 UNACKNOWLEDGED_RANGES_MAX = 4096  # of one consumer, where they do not follow each other: some 500 KiB
 ACKNOWLEDGED_NUMBERS_MAX = 8192  # in one acknowledge, two for each range of records
 
+# A range of records with timestamps.
+CURSOR_BYTES = 16  # a timestamp, and how many records with it
+FILTER_BYTES_MAX = 4 * KIB  # of a substring, or of a regular expression: what people write, and programs join
+
 # A batch in parts (put many with reserve).
 RESERVED_SHARE = 1 / 2  # of memory_limit that is kept aside at most, for all batches together
 RESERVE_TIMEOUT_S = 60.0  # what is kept aside and not used for so long, twice as long at most, is free again
