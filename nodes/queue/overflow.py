@@ -361,7 +361,7 @@ class Overflow:
                 log.error("an overflow file that is not needed any more cannot be removed: %s", error)
 
     def sync(self) -> list[Path]:
-        """In a thread, while all else goes on. Files that are to be removed when the ring is synced too. Raises OSError."""
+        """In a thread, while all else goes on. What is to be removed when the ring is synced, too. Raises OSError."""
         self.unsynced = False
         moved = self._take_moved()
         if out := self._out:  # before those that ended: it may become one of them now

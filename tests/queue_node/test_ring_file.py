@@ -7,6 +7,8 @@ their order, and counts the others.
 import logging
 import os
 import random
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -353,6 +355,47 @@ def changed_middle(before: bytes, after: bytes) -> list[int]:
     """A place between the first and the last byte in which they differ."""
     places = [index for index in range(0, len(after), 8) if before[index : index + 8] != after[index : index + 8]]
     return [places[len(places) // 2] + 3] if places else []
+
+
+PUSHES_AND_POPS = """
+import sys
+from pathlib import Path
+from nodes.queue.record_queue import QueueSettings, RecordQueue
+from swarm.queue.batch import pack
+
+queue = RecordQueue.open(Path(sys.argv[1]), QueueSettings(4096))
+for number in range(10**9):
+    lengths, data = pack([b"%d" % number] * (number % 5 + 1))
+    queue.make_room(number % 5 + 1, len(data))
+    queue.push(number % 5 + 1, lengths, data)
+    if number > 20:
+        queue.pop(number % 5 + 1, 1000)
+    queue.commit()
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("answers", [1, 60, 700])
+def test_what_was_committed_is_there_after_kill_9(path: Path, answers: int) -> None:
+    RecordQueue.create(path, SMALL).close()
+    with subprocess.Popen(
+        [sys.executable, "-c", PUSHES_AND_POPS, str(path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as process:
+        assert process.stdout
+        for _ in range(answers):
+            last = int(process.stdout.readline())
+        process.kill()
+        rest = process.stdout.read().split(b"\n")[:-1]
+        last = int(rest[-1]) if rest else last
+    queue = RecordQueue.open(path, SMALL)
+    found = [int(value) for value in pop_all(queue)]
+    assert queue.damaged == 0
+    assert found == sorted(found)
+    assert found[-1] in (last, last + 1)
+    for number in set(found) - {found[0]}:
+        assert found.count(number) == number % 5 + 1
+    assert set(found) == set(range(found[0], found[-1] + 1))
+    queue.close()
 
 
 def test_space_that_was_freed_is_not_written_to_before_that_is_committed(path: Path) -> None:
