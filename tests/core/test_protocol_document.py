@@ -10,6 +10,9 @@ from swarm.core.errors import SwarmError
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.dht import protocol as dht_protocol
+from swarm.logfiles import payload
+from swarm.logfiles import protocol as logfiles_protocol
+from swarm.logfiles.block import Block
 from swarm.queue import batch
 from swarm.queue import protocol as queue_protocol
 
@@ -69,8 +72,9 @@ def number_after(words: str, title: str) -> int:
         ("5. Requests of every node", protocol),
         ("Requests of the dht node", dht_protocol),
         ("Requests of the queue node", queue_protocol),
+        ("Requests of the logfiles node", logfiles_protocol),
     ],
-    ids=["every node", "dht", "queue"],
+    ids=["every node", "dht", "queue", "logfiles"],
 )
 def test_requests(title: str, module: object) -> None:
     documented: dict[int, tuple[str, list[str] | None]] = {}
@@ -86,23 +90,37 @@ def test_requests(title: str, module: object) -> None:
             assert [parameter.name for parameter in requests[code].parameters] == arguments, name
 
 
-def test_which_requests_stream() -> None:
-    for code, _, arguments, result in table("Requests of the dht node"):
-        request = requests_of(dht_protocol)[int(code)]
+@pytest.mark.parametrize(
+    ("title", "module"),
+    [
+        ("Requests of the dht node", dht_protocol),
+        ("Requests of the queue node", queue_protocol),
+        ("Requests of the logfiles node", logfiles_protocol),
+    ],
+    ids=["dht", "queue", "logfiles"],
+)
+def test_which_requests_stream(title: str, module: object) -> None:
+    for code, _, arguments, result in table(title):
+        request = requests_of(module)[int(code)]
         assert request.streams == result.startswith("stream of")
         assert request.streams == arguments.endswith("credit")
 
 
 def test_no_code_is_used_twice() -> None:
-    assert not set(requests_of(protocol)) & set(requests_of(dht_protocol))
+    modules = (protocol, dht_protocol, queue_protocol, logfiles_protocol)
+    codes = [code for module in modules for code in requests_of(module)]
+    assert len(codes) == len(set(codes))
 
 
 def test_which_requests_are_repeatable() -> None:
     """Carried out twice they leave, and answer, the same as once."""
     not_repeatable = {"remove channel", "remove", "update", "begin dump"}
     not_repeatable |= {"push", "push many", "pop", "pop many", "wait pop", "drop subscriber"}
-    for request in (requests_of(protocol) | requests_of(dht_protocol) | requests_of(queue_protocol)).values():
-        assert request.repeatable == (request.name not in not_repeatable), request.name
+    for module in (protocol, dht_protocol, queue_protocol):
+        for request in requests_of(module).values():
+            assert request.repeatable == (request.name not in not_repeatable), request.name
+    for request in requests_of(logfiles_protocol).values():
+        assert request.repeatable == (not request.name.startswith("put")), request.name
 
 
 def test_events_of_listen() -> None:
@@ -209,7 +227,32 @@ def test_bounds_of_queues() -> None:
     assert number_after("`wait` milliseconds (0 to", title) == limits.POP_WAIT_MS_MAX
     assert number_after("A node has at most", title) == limits.CONSUMERS_MAX
     assert number_after("first and count (", title) == limits.ACKNOWLEDGED_NUMBERS_MAX
+    assert number_after("A channel has at most", title) == limits.SUBSCRIBERS_MAX
+    assert number_after("has not acknowledged consists of", title) == limits.UNACKNOWLEDGED_RANGES_MAX
     assert batch.LENGTH_BYTES * 8 == 32
+
+
+def test_bounds_of_logfiles() -> None:
+    title = "Requests of the logfiles node"
+    assert number_after("since 1970-01-01 UTC, from −", title) == -payload.TIMESTAMP_MIN
+    assert number_after("(1677-09-22) to", title) == payload.TIMESTAMP_MAX
+    assert number_after("arrays of the same length, 1 to", title) == limits.BATCH_RECORDS_MAX
+    assert number_after("A pattern has 1 to", title) == limits.FILTER_BYTES_MAX
+    assert number_after("`raw size` is its length decompressed, at most", title) == payload.RAW_BYTES_MAX
+    assert number_after("`cursor` (bin of", title) == limits.CURSOR_BYTES
+    assert number_after("`order` is", title) == logfiles_protocol.OLDEST_FIRST
+    assert number_after("oldest first,", title) == logfiles_protocol.NEWEST_FIRST
+    for kind, says in (("SUBSTRING", "the value contains"), ("REGEX", "the regular expression")):
+        assert f"kind {logfiles_protocol.FilterKind[kind].value}, {says}" in " ".join(section(title).split())
+    codecs = section(title).partition("codecs are")[2]
+    for codec in payload.Codec:
+        assert f"{codec.value} ({codec.name.lower()}" in codecs
+
+
+def test_the_fields_of_a_block() -> None:
+    fields = re.search(r"A block is `\[(.*?)\]`", section("Requests of the logfiles node"))
+    assert fields
+    assert fields[1].split(", ") == [name.replace("raw_bytes", "raw size") for name in Block._fields]
 
 
 def test_the_limits_that_a_hello_tells() -> None:

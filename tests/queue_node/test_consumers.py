@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from core.raw_client import PROTOCOL_ERROR, frame, notice_status
+import trio.testing
+from core.raw_client import PROTOCOL_ERROR, at_work, frame, notice_status
 from queue_node.raw_queue import (
     ACKNOWLEDGE,
     BAD_ARGUMENT,
@@ -279,7 +280,7 @@ def test_acknowledgements_of_a_stream_that_has_ended_are_passed_over(
 
 
 @pytest.mark.parametrize(
-    "ranges", [None, 1, [1], [1, 2, 3], [-1, 1], ["0", 1], [0, 1.0], [True, 1], [0] * 8194, [[0, 1]], b"\0\1"]
+    "ranges", [None, 1, [1], [1, 2, 3], [-1, 1], ["0", 1], [0, 1.0], [True, 1], [0] * 1026, [[0, 1]], b"\0\1"]
 )
 def test_bad_ranges(client: QueueConnection, consumer: QueueConnection, ranges: object) -> None:
     consumer.consume(1, "c", "s")
@@ -297,13 +298,13 @@ def test_bad_stream_of_an_acknowledgement(client: QueueConnection, stream: objec
 
 def test_the_most_ranges_in_one_acknowledgement(client: QueueConnection, consumer: QueueConnection) -> None:
     consumer.consume(1, "c", "s", records=4096)
-    client.push("c", *[b"x"] * 4096)
-    client.push("c", *[b"x"] * 4096)
-    assert len(consumer.records(1)) == 8192
-    numbers = [number for first in range(0, 8192, 2) for number in (first, 1)]
-    assert consumer.acknowledge(1, *numbers) == 4096
-    assert consumer.acknowledge(1, *numbers) == 0
-    assert consumer.acknowledge(1, 0, 8192) == 4096
+    client.push("c", *[b"x"] * 1024)
+    assert len(consumer.records(1)) == 1024
+    every_other = [number for first in range(0, 1024, 2) for number in (first, 1)]
+    assert len(every_other) == limits.ACKNOWLEDGED_NUMBERS_MAX
+    assert consumer.acknowledge(1, *every_other) == 512
+    assert consumer.acknowledge(1, *every_other) == 0
+    assert consumer.acknowledge(1, 0, 1024) == 512
     assert client.queues("c")[0]["records"] == 0
 
 
@@ -490,3 +491,25 @@ def test_many_consumers_come_and_go(node: Node, client: QueueConnection) -> None
     last.consume(1, "c", "s")
     acknowledged.update(last.records(1))
     assert acknowledged == Counter({b"%d" % number: 1 for number in range(200)})
+
+
+async def test_a_name_is_free_as_soon_as_its_subscriber_is_dropped(tmp_path: Path) -> None:
+    """What is removed later, in steps, is not what has the name then."""
+    with open_node(tmp_path, full="overflow") as node:
+        async with at_work(node):
+            client, consumer = QueueConnection(node), QueueConnection(node)
+            consumer.consume(1, "c", "s", credit=1)
+            consumer.consume(2, "c", "t", credit=1)
+            for _ in range(200):
+                client.push("c", bytes(KIB))
+            for _ in range(3):
+                consumer.take()
+                consumer.give(frame([3, DROP_SUBSCRIBER, "c", "s"], [4, CONSUME, "c", "s", 1, 1], [4, STOP]))
+                for _ in range(200):
+                    client.push("c", bytes(KIB))
+                await trio.testing.wait_all_tasks_blocked()
+            before = client.queues("c")
+            assert [queue["records"] for queue in before] == [200, 800]
+            assert list((tmp_path / "removed").iterdir()) == []
+    with open_node(tmp_path, full="overflow") as node:
+        assert [queue["records"] for queue in QueueConnection(node).queues("c")] == [200, 800]

@@ -1,4 +1,4 @@
-"""What a node finds when it starts (docs/formats/queue.md, "Files"): everything that was acknowledged, leftovers too."""
+"""What a node finds when it starts (docs/formats/queue.md, "Files"): all that was acknowledged, and leftovers."""
 
 from pathlib import Path
 
