@@ -116,9 +116,9 @@ def cut(sizes: list[int], overhead_bytes: int, records_max: int, bytes_max: int)
 
 def check_sizes(sizes: list[int], node_limits: Limits) -> None:
     """EmptyValue, ValueTooBig for the first record whose size is not right."""
-    if not min(sizes):
+    if not all(sizes):
         raise EmptyValue(f"empty value: record {sizes.index(0)} of {len(sizes)}; a record has at least 1 byte")
-    if max(sizes) > node_limits.value_bytes:
+    if sum(sizes) > node_limits.value_bytes and max(sizes) > node_limits.value_bytes:
         raise ValueTooBig(
             f"value too big: record {sizes.index(max(sizes))} of {len(sizes)} has {max(sizes)} bytes, "
             f"the nodes accept {node_limits.value_bytes}",
