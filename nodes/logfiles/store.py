@@ -20,11 +20,13 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
+from nodes.logfiles.block_index import Damage
 from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.file_names import CHANNELS, REMOVED
 from nodes.logfiles.files import Files
 from nodes.logfiles.opening import load_channels
 from nodes.logfiles.part import BlockWork
+from nodes.logfiles.recovery import tell
 from nodes.logfiles.seal_work import SealWork
 from nodes.logfiles.shared import OPEN_TAILS_MAX, Settings, Shared
 from nodes.logfiles.tail import Tail
@@ -219,6 +221,10 @@ class LogStore:
             for part in parts:
                 part.close()
             shared.files.close(self._lock)
+
+    def tell(self, damage: Damage) -> None:
+        """What a reader has passed over goes to root.log, once."""
+        tell(self._shared, damage)
 
     def statistics(self) -> dict[str, int]:
         shared = self._shared
