@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from swarm.core.config import Address, parse_address, parse_duration, parse_size
+from swarm.core.config import Address, parse_address, parse_fsync_interval, parse_size
 from swarm.core.limits import KIB, MIB
 from swarm.core.node import LimitsSection, LogsSection
 from swarm.dht.hash_range import HashRange
@@ -19,15 +19,7 @@ class NodeSection:
     allow_open_network: bool = False
 
 
-FSYNC_INTERVAL_MIN_S = 0.01  # below it `always` is what is meant
 SEGMENT_BYTES_MIN = 64 * KIB  # each is a file
-
-
-def _parse_fsync_interval(text: str) -> float:
-    interval = parse_duration(text)
-    if interval < FSYNC_INTERVAL_MIN_S:
-        raise ValueError("a duration of at least 10 ms is expected; fsync = always syncs before every answer")
-    return interval
 
 
 def _parse_segment_bytes(text: str) -> int:
@@ -41,7 +33,7 @@ def _parse_segment_bytes(text: str) -> int:
 class JournalSection:
     enabled: bool = True
     fsync: Literal["never", "interval", "always"] = "interval"
-    fsync_interval: Annotated[float, _parse_fsync_interval] = 1.0
+    fsync_interval: Annotated[float, parse_fsync_interval] = 1.0
     segment_bytes: Annotated[int, _parse_segment_bytes] = 64 * MIB
 
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 EX_CONFIG = 78  # exit status of a process whose configuration is wrong, from sysexits.h
+FSYNC_INTERVAL_MIN_S = 0.01  # below it `always` is what is meant
 UNIX_PATH_BYTES_MAX = 107  # sun_path of unix(7), less its terminating zero
 
 _MEASURE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]*)")
@@ -103,6 +104,14 @@ def parse_duration(text: str) -> float:
     if duration is None:
         raise ValueError("a duration is a number of ms, s, m, h or d, such as 6h; without a unit it is in seconds")
     return float(duration)
+
+
+def parse_fsync_interval(text: str) -> float:
+    """Seconds between two syncs, with fsync = interval."""
+    interval = parse_duration(text)
+    if interval < FSYNC_INTERVAL_MIN_S:
+        raise ValueError("a duration of at least 10 ms is expected; fsync = always syncs before every answer")
+    return interval
 
 
 def parse_address(text: str) -> Address:

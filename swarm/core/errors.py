@@ -157,6 +157,14 @@ class ShuttingDown(SwarmError):
     try_again = True
 
 
+class ReadFailed(SwarmError):
+    """The node's disk does not let it read what was asked for; nothing is known to be lost."""
+
+    code = 48
+    fault = "node"
+    try_again = True
+
+
 class NodeUnreachable(SwarmError):
     """No connection to the node could be made before the deadline; the request was not sent."""
 

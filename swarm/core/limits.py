@@ -66,7 +66,8 @@ ACKNOWLEDGED_NUMBERS_MAX = 1024  # in one acknowledge, two for each range of rec
 
 # A range of records with timestamps.
 CURSOR_BYTES = 16  # a timestamp, and how many records with it
-FILTER_BYTES_MAX = 4 * KIB  # of a substring, or of a regular expression: what people write, and programs join
+FILTER_BYTES_MAX = 1 * KIB  # of a substring, or of a regular expression: RE2 compiles any such in some 25 ms
+RANGES_MAX = 1024  # read at a time, per node: each may hold some files open, and a filter of 1 MiB
 
 # A batch in parts (put many with reserve).
 RESERVED_SHARE = 1 / 2  # of memory_limit that is kept aside at most, for all batches together

@@ -6,7 +6,8 @@ A handler is one of four:
     batch     def put_many(connection, …) -> result      bounded, but the clock is looked at after each
     stream    def get_all(channel, …) -> iterator        of batches; drawn by a trio task as the client grants credit.
                                                          In place of a batch it may give a Signal: it has none until
-                                                         that is set. If it has close(), that is called at the end.
+                                                         that is set. If it has close(), that is called at the end;
+                                                         if it has final(), that makes the result of the final reply.
     direct    def consume(connection, id, …)             answers by connection.send_reply: all at once, and returns
                   -> None or Running                     None; or later and perhaps often, without a task of its own.
                                                          What it then returns is told credit, stop and the connection's
@@ -97,6 +98,12 @@ class StreamConnection(Protocol):
 @runtime_checkable
 class Closable(Protocol):
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    def final(self, ended: str) -> object:
+        """The result of the final reply. ended: STREAM_END or STREAM_STOPPED."""
 
 
 class Signal:
@@ -327,16 +334,19 @@ class Stream:
         begun = trio.current_time()
         status: int = protocol.DONE
         result: object = protocol.STREAM_STOPPED
+        ended = protocol.STREAM_STOPPED
         with self._scope:
             try:
                 await self._send_all(batches)
-                result = protocol.STREAM_END
+                result = ended = protocol.STREAM_END
             except SwarmError as error:
                 assert error.code is not None
                 statistics.failed += 1
                 status, result = error.code, (error.text, error.details)
         statistics.in_flight -= 1
         statistics.record(1, trio.current_time() - begun)
+        if status == protocol.DONE and isinstance(batches, Telling):
+            result = batches.final(ended)
         if not self._connection_ended:
             self._connection.send_reply(self._request_id, status, result)
             self._connection.stream_ended(self._request_id)

@@ -10,26 +10,31 @@
         node.kill()
         node.start()
 
-running_queue, queue_in_memory and QueueProcess are the same for the queue. Nodes of the first two kinds hold nothing
-when they start, and are gone at the end with what they have held; a queue's is on disk meanwhile. A process has a
-data directory with logs, and journal or queues: started again, it holds what it has acknowledged.
+running_queue, queue_in_memory and QueueProcess are the same for the queue; running_logfiles, logfiles_in_memory and
+LogfilesProcess for logfiles. Nodes of the first two kinds hold nothing when they start, and are gone at the end with
+what they have held; what queue and logfiles hold is on disk meanwhile. A process has a data directory with logs, and
+journal, queues or records: started again, it holds what it has acknowledged.
 """
 
 from swarm.testing.dht import dht_in_memory, running_dht
+from swarm.testing.logfiles import logfiles_in_memory, running_logfiles
 from swarm.testing.memory import MemoryTransport, connect_in_memory
 from swarm.testing.nodes import MemoryNodes, RunningNodes
-from swarm.testing.process import DhtProcess, QueueProcess
+from swarm.testing.process import DhtProcess, LogfilesProcess, QueueProcess
 from swarm.testing.queue import queue_in_memory, running_queue
 
 __all__ = [
     "DhtProcess",
+    "LogfilesProcess",
     "MemoryNodes",
     "MemoryTransport",
     "QueueProcess",
     "RunningNodes",
     "connect_in_memory",
     "dht_in_memory",
+    "logfiles_in_memory",
     "queue_in_memory",
     "running_dht",
+    "running_logfiles",
     "running_queue",
 ]

@@ -8,11 +8,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from nodes.dht.config import DhtConfig
+from nodes.logfiles.config import UNLIMITED, LogfilesConfig
 from nodes.queue.config import QueueConfig
 from swarm.core.config import Address, parse_address
 from swarm.core.node import LogsSection
@@ -22,7 +24,7 @@ _SERVES = re.compile(r"serves on (\S+),")
 
 
 class NodeProcess:
-    """A node of some kind; use DhtProcess or QueueProcess."""
+    """A node of some kind; use DhtProcess, QueueProcess or LogfilesProcess."""
 
     def __init__(self, module: str, directory: Path, config: Any) -> None:
         self.address = "127.0.0.1:0"
@@ -162,8 +164,22 @@ class QueueProcess(NodeProcess):
         super().__init__("nodes.queue", directory, config or QueueConfig())
 
 
+class LogfilesProcess(NodeProcess):
+    """A logfiles node as `python -m nodes.logfiles` runs it, for tests that kill, pause and restart it.
+
+        with LogfilesProcess(tmp_path) as node:
+            LogfilesClient([node.address])
+
+    Restarted it has the same address, and holds all that it has acknowledged.
+    """
+
+    def __init__(self, directory: Path, config: LogfilesConfig | None = None) -> None:
+        """As for a DhtProcess."""
+        super().__init__("nodes.logfiles", directory, config or LogfilesConfig())
+
+
 def _write_section(file: IO[str], name: str, section: object) -> None:
     file.write(f"[{name}]\n")
     for field in fields(section):  # type: ignore[arg-type]
         if (value := getattr(section, field.name)) is not None:
-            file.write(f"{field.name} = {value}\n")
+            file.write(f"{field.name} = {UNLIMITED if value == inf else value}\n")

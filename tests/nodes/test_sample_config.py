@@ -10,13 +10,16 @@ import pytest
 
 from dhtdump.config import DumpConfig
 from nodes.dht.config import DhtConfig
+from nodes.logfiles.config import ChannelSection as LogfilesChannelSection
+from nodes.logfiles.config import LogfilesConfig, Retention
 from nodes.queue.config import ChannelSection, QueueConfig
 from swarm.core.config import load
 
 DIRECTORY = Path(__file__).parents[2] / "etc" / "swarm"
-CONFIGURATIONS: dict[str, type[DhtConfig | DumpConfig | QueueConfig]] = {
+CONFIGURATIONS: dict[str, type[DhtConfig | DumpConfig | QueueConfig | LogfilesConfig]] = {
     "dht.ini": DhtConfig,
     "dhtdump.ini": DumpConfig,
+    "logfiles.ini": LogfilesConfig,
     "queue.ini": QueueConfig,
 }
 KEY = re.compile(r"^#(\w+) =", re.MULTILINE)
@@ -72,14 +75,30 @@ def test_every_key_is_described(name: str) -> None:
         assert not KEY.match(line) or above.startswith("# "), line
 
 
+def shown_sections(name: str, directory: Path) -> Path:
+    """A file with the sections that a sample has in its comments."""
+    shown = directory / name
+    shown.write_text("\n".join(re.findall(r"^#     (.*)$", (DIRECTORY / name).read_text(), re.MULTILINE)))
+    return shown
+
+
 def test_what_it_shows_of_sections_with_names(tmp_path: Path) -> None:
-    text = (DIRECTORY / "queue.ini").read_text()
-    shown = tmp_path / "queue.ini"
-    shown.write_text("\n".join(re.findall(r"^#     (.*)$", text, re.MULTILINE)))
-    config = load(QueueConfig, shown)
+    config = load(QueueConfig, shown_sections("queue.ini", tmp_path))
     assert {key.name for key in fields(ChannelSection)} == {
         key.name for key in fields(ChannelSection) for each in config.channel.values() if getattr(each, key.name)
     }
     assert config.settings("telemetry-7").full == "drop-oldest"
     assert config.settings("orders").overflow_bytes == 16 << 30
     assert config.settings("orders2") == QueueConfig().settings("orders")
+
+
+def test_what_that_of_logfiles_shows_of_sections_with_names(tmp_path: Path) -> None:
+    config = load(LogfilesConfig, shown_sections("logfiles.ini", tmp_path))
+    assert {key.name for key in fields(LogfilesChannelSection)} == {
+        key.name
+        for key in fields(LogfilesChannelSection)
+        for each in config.channel.values()
+        if getattr(each, key.name)
+    }
+    assert config.retention("debug-7") == Retention(3 * 86400, 10 << 30)
+    assert config.retention("audit") == config.retention("other") == Retention(None, None)

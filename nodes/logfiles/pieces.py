@@ -1,0 +1,183 @@
+"""The pieces of a range, one after the other, in a thread: what the store gives, as a filter and a limit leave it.
+
+A piece is a step of the store, or as much of it as a filter looks at in some ms. It ends with a Cursor: that of the
+step, or, where it was left in its middle, behind the last record that was looked at. (In front of it where the newest
+come first.)
+
+Of a block that is taken as a whole the stored bytes go on. Records that are taken of other blocks are collected in new
+ones, which are small: nothing is gained by compressing them.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from nodes.logfiles.block_format import BLOCK_BYTES
+from nodes.logfiles.block_index import Damage
+from nodes.logfiles.channel import LogChannel
+from nodes.logfiles.filters import Filter
+from nodes.logfiles.range_block import Cursor, RangeBlock, Step, encode, position
+from swarm.core.limits import MIB
+from swarm.logfiles import payload
+from swarm.logfiles.payload import RECORDS_MAX, BadPayload, Records
+
+log = logging.getLogger(__name__)
+
+FILTERED_BYTES = 4 * MIB  # decompressed, of one piece: some 20,000 lines, 20 ms for an expression
+
+
+@dataclass(frozen=True)
+class Range:
+    """What is asked for. limit: records, 0 for all."""
+
+    first: int
+    end: int
+    after: Cursor | None = None
+    newest_first: bool = False
+    limit: int = 0
+    filter: Filter | None = None
+
+
+@dataclass(slots=True)
+class Piece:
+    """damages: told by the store. damaged: blocks that were passed over."""
+
+    cursor: Cursor
+    blocks: list[RangeBlock] = field(default_factory=list)
+    damages: list[Damage] = field(default_factory=list)
+    damaged: int = 0
+
+
+class Pieces:
+    def __init__(self, channel: LogChannel, asked: Range) -> None:
+        self._steps: Iterator[Step] = channel.range(
+            asked.first, asked.end, asked.after, newest_first=asked.newest_first
+        )
+        self._asked = asked
+        self._left = asked.limit or None
+        """Records; None: any number."""
+        self._blocks: deque[RangeBlock] = deque()
+        """Of the step, those that were not looked at."""
+        self._step_end = Cursor(0, 0)
+
+    def close(self) -> None:
+        """No more is wanted; no thread is at work."""
+        self._steps = iter(())
+        self._blocks.clear()
+
+    def next(self) -> Piece | None:
+        """None: that was all. Raises ChannelRemoved, OSError."""
+        if self._left == 0:
+            return None
+        damages: list[Damage] = []
+        if not self._blocks:
+            step = next(self._steps, None)
+            if step is None:
+                return None
+            if self._left is None and self._asked.filter is None:
+                return Piece(step.cursor, step.blocks, step.damages, len(step.damages))
+            self._blocks.extend(step.blocks)
+            self._step_end, damages = step.cursor, step.damages
+        piece = Piece(self._step_end, damages=damages, damaged=len(damages))
+        self._look(piece)
+        return piece
+
+    def _look(self, piece: Piece) -> None:
+        """At some of the blocks."""
+        found = _Found(newest_first=self._asked.newest_first)
+        looked = 0
+        while self._blocks:
+            block = self._blocks.popleft()
+            try:
+                self._look_at(block, found)
+                looked += block.raw_bytes
+                if self._left == 0 or (looked >= FILTERED_BYTES and self._blocks):
+                    piece.cursor = found.cursor or self._behind(block)
+                    break
+            except BadPayload as error:
+                log.error("damage: a block of %d records from %d on: %s", block.records, block.first, error)
+                piece.damaged += 1
+        piece.blocks = found.blocks()
+
+    def _look_at(self, block: RangeBlock, found: "_Found") -> None:
+        if self._asked.filter is None:
+            assert self._left is not None
+            part = _first_of(block, self._left, newest_first=self._asked.newest_first)
+            if part is not block:
+                found.cursor = self._behind(part)
+            found.add_block(part)
+            self._left -= part.take
+            return
+        raw = payload.decompress(block.codec, block.payload, block.raw_bytes)
+        if self._asked.filter.may_match(raw):
+            self._select(block, payload.decode(raw, block.first), self._asked.filter, found)
+
+    def _select(self, block: RangeBlock, records: Records, taken_by: Filter, found: "_Found") -> None:
+        timestamps, values = records
+        numbers = [block.skip + each for each in taken_by.select(values[block.skip : block.skip + block.take])]
+        if self._left is not None and len(numbers) >= self._left:
+            numbers = numbers[-self._left :] if self._asked.newest_first else numbers[: self._left]
+            found.cursor = self._at(block, timestamps, numbers[0] if self._asked.newest_first else numbers[-1])
+        if self._left is not None:
+            self._left -= len(numbers)
+        if len(numbers) == block.take:
+            found.add_block(block)
+        elif numbers:
+            found.add_records([timestamps[each] for each in numbers], [values[each] for each in numbers])
+
+    def _behind(self, block: RangeBlock) -> Cursor:
+        """All that the block gives was given."""
+        timestamps, _ = payload.decode(payload.decompress(block.codec, block.payload, block.raw_bytes), block.first)
+        return self._at(block, timestamps, block.skip if self._asked.newest_first else block.skip + block.take - 1)
+
+    def _at(self, block: RangeBlock, timestamps: Sequence[int], number: int) -> Cursor:
+        """The record with this number was given, and all that come before it in the order of the range."""
+        cursor = position(block, timestamps, number)
+        return cursor if self._asked.newest_first else Cursor(cursor.timestamp, cursor.records + 1)
+
+
+def _first_of(block: RangeBlock, most: int, *, newest_first: bool) -> RangeBlock:
+    if block.take <= most:
+        return block
+    return block._replace(skip=block.skip + block.take - most if newest_first else block.skip, take=most)
+
+
+class _Found:
+    """What a piece gives, in the order of the range."""
+
+    def __init__(self, *, newest_first: bool) -> None:
+        self.cursor: Cursor | None = None
+        """Where the limit was reached in the middle of a block."""
+        self._newest_first = newest_first
+        self._blocks: list[RangeBlock] = []
+        self._records: list[Records] = []
+        self._count = 0
+        self._bytes = 0
+
+    def add_block(self, block: RangeBlock) -> None:
+        self._flush()
+        self._blocks.append(block)
+
+    def add_records(self, timestamps: list[int], values: list[bytes]) -> None:
+        """In the order of time, all behind those that were added before; in front of them if the newest come first."""
+        if self._count + len(values) > RECORDS_MAX or self._bytes > BLOCK_BYTES:
+            self._flush()
+        self._records.append((timestamps, values))
+        self._count += len(values)
+        self._bytes += sum(map(len, values))
+
+    def blocks(self) -> list[RangeBlock]:
+        self._flush()
+        return self._blocks
+
+    def _flush(self) -> None:
+        records, self._records, self._count, self._bytes = self._records, [], 0, 0
+        if not records:
+            return
+        if self._newest_first:
+            records.reverse()
+        timestamps = list(chain.from_iterable(each for each, _ in records))
+        values = list(chain.from_iterable(each for _, each in records))
+        self._blocks.append(encode(timestamps, values, 0))

@@ -1,0 +1,153 @@
+"""What the logfiles node answers to each of its requests. docs/protocol.md §5.
+
+The usual case is tested by the store, in passes over the whole batch in C; the definitions in swarm.logfiles.protocol
+then say what is wrong with the others.
+"""
+
+import os
+import time
+from typing import Any
+
+import trio
+
+from nodes.logfiles.channel import LogChannel
+from nodes.logfiles.config import StoreSection
+from nodes.logfiles.file_names import SECOND_NS
+from nodes.logfiles.filters import make_filter
+from nodes.logfiles.off_loop import OffLoop
+from nodes.logfiles.pieces import Range
+from nodes.logfiles.range_reader import RangeReader, TimeSpanReader, unpack_cursor
+from nodes.logfiles.served_channel import ServedChannel
+from nodes.logfiles.store import LogStore
+from swarm.core.connection_handler import ConnectionHandler
+from swarm.core.errors import BadArgument, TooManyRequests
+from swarm.core.limits import RANGES_MAX
+from swarm.core.protocol import DONE, check_channel
+from swarm.core.request_handler import Service
+from swarm.core.storage_channels import StorageChannels
+from swarm.logfiles import protocol
+from swarm.logfiles.protocol import NEWEST_FIRST, check_range, check_records
+
+READING_THREADS = 4  # reads from a disk wait side by side; what is in memory is read by one as fast as by four
+
+
+class LogfilesRequests:
+    def __init__(
+        self,
+        service: Service,
+        channels: StorageChannels[ServedChannel],
+        store: LogStore,
+        section: StoreSection,
+        off_loop: OffLoop,
+    ) -> None:
+        self._service = service
+        self._off_loop = off_loop
+        self._limits = service.limits
+        self._batch_records = service.limits.batch_records
+        self._channels = channels
+        self._store = store
+        self._past_max_ns = section.past_max * SECOND_NS
+        self._future_max_ns = section.future_max * SECOND_NS
+        self._reading = trio.CapacityLimiter(READING_THREADS)
+        # A filter keeps a core busy. One core is left to the loop, which answers all others.
+        self._filtering = trio.CapacityLimiter(max(1, (os.cpu_count() or 1) - 1))
+        self._ranges = 0
+        service.more_statistics.append(self._statistics)
+        service.handle(protocol.PUT, self._put)
+        service.handle(protocol.PUT_MANY, self._put_many, "batch")
+        service.handle(protocol.GET_RANGE, self._get_range)
+        service.handle(protocol.TIME_SPAN, self._time_span, "direct")
+
+    # Puts.
+
+    def _put(self, channel: Any, timestamp: Any, value: Any) -> None:
+        if type(channel) is not str:
+            protocol.PUT.check((channel, timestamp, value), self._limits)
+        try:
+            self._store_records(channel, [timestamp], [value])
+        except (BadArgument, TypeError):
+            protocol.PUT.check((channel, timestamp, value), self._limits)
+            raise
+
+    def _put_many(self, _: ConnectionHandler, channel: Any, timestamps: Any, values: Any) -> None:
+        try:
+            if type(channel) is not str or type(timestamps) is not list or type(values) is not list:
+                raise TypeError
+            if not 0 < len(values) <= self._batch_records:
+                raise TypeError
+            self._store_records(channel, timestamps, values)
+        except (BadArgument, TypeError):
+            protocol.PUT_MANY.check((channel, timestamps, values), self._limits)
+            check_records(timestamps, values, self._limits)
+            raise
+
+    def _store_records(self, channel: str, timestamps: list[int], values: list[bytes]) -> None:
+        """TypeError where a timestamp is no number."""
+        self._check_clock(timestamps)
+        if channel in self._channels:
+            self._store.put_many(channel, timestamps, values)
+        else:
+            check_channel(channel)
+            with self._channels.create(channel):
+                self._store.put_many(channel, timestamps, values)
+
+    def _check_clock(self, timestamps: list[int]) -> None:
+        now = time.time_ns()
+        newest = max(timestamps, default=now)
+        if newest - now > self._future_max_ns:
+            raise BadArgument(
+                f"the timestamp {newest} is {_days(newest - now)} ahead of the node's clock, the node accepts "
+                f"{_days(self._future_max_ns)} (future_max)"
+            )
+        oldest = min(timestamps, default=now)
+        if now - oldest > self._past_max_ns:
+            raise BadArgument(
+                f"the timestamp {oldest} is {_days(now - oldest)} behind the node's clock, the node accepts "
+                f"{_days(self._past_max_ns)} (past_max)"
+            )
+
+    # Reading.
+
+    def _get_range(
+        self, channel: str, first: int, end: int, after: bytes, order: int, limit: int, filter_: list[Any] | None
+    ) -> RangeReader:
+        check_range(first, end)
+        if self._ranges >= RANGES_MAX:
+            raise TooManyRequests(
+                f"{RANGES_MAX} ranges are being read from this node, the most there may be", {"limit": RANGES_MAX}
+            )
+        taken_by = None
+        if filter_ is not None:
+            kind, pattern, ignore_case = filter_
+            taken_by = make_filter(kind, pattern, ignore_case=ignore_case)
+        self._ranges += 1
+        return RangeReader(
+            self._service,
+            self._off_loop,
+            self._filtering if taken_by else self._reading,
+            self._stored(channel),
+            Range(first, end, unpack_cursor(after), order == NEWEST_FIRST, limit, taken_by),
+            self._store.tell,
+            self._range_ended,
+        )
+
+    def _range_ended(self) -> None:
+        self._ranges -= 1
+
+    def _time_span(self, connection: ConnectionHandler, request_id: int, channel: str) -> TimeSpanReader | None:
+        stored = self._stored(channel)
+        if stored is None:
+            connection.send_reply(request_id, DONE, None)
+            return None
+        return TimeSpanReader(self._service, self._off_loop, self._reading, stored, connection, request_id)
+
+    def _stored(self, channel: str) -> LogChannel | None:
+        return self._store.channels.get(channel) if channel in self._channels else None
+
+    def _statistics(self) -> dict[str, Any]:
+        return {"ranges": self._ranges}
+
+
+def _days(nanoseconds: float) -> str:
+    seconds = nanoseconds / SECOND_NS
+    return f"{seconds / 86400:.1f} days" if seconds >= 86400 else f"{seconds:.1f} s"
