@@ -173,6 +173,7 @@ class RangeRecords:
     def close(self) -> None:
         """Stops reading."""
         self._ended = True
+        self._records = iter(())
         for stream in self._streams.values():
             stream.close()
         self._streams.clear()

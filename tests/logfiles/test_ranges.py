@@ -4,6 +4,7 @@ The nodes of these tests are lists of records, cut into blocks and batches at ra
 """
 
 from collections.abc import Iterator
+from itertools import cycle
 from operator import itemgetter
 from typing import Any
 
@@ -83,43 +84,53 @@ def records_of(blocks: list[tuple[list[int], list[bytes]]]) -> Records:
     return [record for timestamps, values in blocks for record in zip(timestamps, values, strict=True)]
 
 
-@st.composite
-def stores(draw: st.DrawFn) -> list[list[list[Records]]]:
-    """Of each node its batches, which are blocks, which are records in the order of time; each value is another."""
-    nodes = []
-    for node in range(draw(st.integers(1, 4))):
-        timestamps = sorted(draw(st.lists(st.integers(-20, 20) | st.integers(*PAYLOAD_TIMES), max_size=30)))
-        records = [(timestamp, b"%d-%d" % (node, number)) for number, timestamp in enumerate(timestamps)]
-        batches: list[list[Records]] = []
-        while records:
-            batch = []
-            for _ in range(draw(st.integers(0, 3))):
-                size = draw(st.integers(1, 10))
-                if records[:size]:
-                    batch.append(records[:size])
-                    records = records[size:]
-            batches.append(batch)
-        nodes.append(batches)
-    return nodes
+TIMES = [payload.TIMESTAMP_MIN, *range(-8, 8), payload.TIMESTAMP_MAX]
 
 
-PAYLOAD_TIMES = (payload.TIMESTAMP_MIN, payload.TIMESTAMP_MAX)
+Node = list[list[Records]]
+"""Batches, which are blocks, which are records in the order of time."""
 
 
-def as_batches(node: list[list[Records]], newest_first: bool) -> Iterator[list[Any]]:
+def node_of(number: int, timestamps: list[int], blocks: list[int], batches: list[int]) -> Node:
+    """Each value is another. blocks, batches: how many records, and how many blocks, are in one; taken in turn."""
+    records = [(timestamp, b"%d-%d" % (number, each)) for each, timestamp in enumerate(sorted(timestamps))]
+    made: Node = []
+    block_sizes, batch_sizes = cycle(blocks), cycle([*batches, 1])
+    while records:
+        batch = []
+        for _ in range(next(batch_sizes)):
+            size = next(block_sizes)
+            batch += [records[:size]] if records else []
+            records = records[size:]
+        made.append(batch)
+    return made
+
+
+STORES = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(TIMES), max_size=20),
+        st.lists(st.integers(1, 6), min_size=1, max_size=3),
+        st.lists(st.integers(0, 2), max_size=3),
+    ),
+    min_size=1,
+    max_size=4,
+).map(lambda nodes: [node_of(number, *node) for number, node in enumerate(nodes)])
+
+
+def as_batches(node: Node, newest_first: bool) -> Iterator[list[Any]]:
     if newest_first:
         node = [batch[::-1] for batch in node[::-1]]
     return iter([[b"cursor", [block_of(block) for block in batch]] for batch in node])
 
 
-def everything(store: list[list[list[Records]]], newest_first: bool) -> Records:
+def everything(store: list[Node], newest_first: bool) -> Records:
     """In the order of time; of the same time node after node, each in its own order."""
     records = [record for node in store for batch in node for block in batch for record in block]
     return sorted(records, key=itemgetter(0), reverse=newest_first)
 
 
-@given(stores(), st.booleans())
-def test_everything_is_given_once_in_the_order_of_time(store: list[list[list[Records]]], newest_first: bool) -> None:
+@given(STORES, st.booleans())
+def test_everything_is_given_once_in_the_order_of_time(store: list[Node], newest_first: bool) -> None:
     reading = range_of(len(store), newest_first=newest_first)
     assert asked(reading) == list(range(len(store)))
     given_ = records_of(
@@ -135,8 +146,8 @@ def test_everything_is_given_once_in_the_order_of_time(store: list[list[list[Rec
         assert given_of_it == (own[::-1] if newest_first else own)
 
 
-@given(stores(), st.booleans(), st.integers(1, 40))
-def test_a_limit_gives_the_first_of_them(store: list[list[list[Records]]], newest_first: bool, limit: int) -> None:
+@given(STORES, st.booleans(), st.integers(1, 40))
+def test_a_limit_gives_the_first_of_them(store: list[Node], newest_first: bool, limit: int) -> None:
     reading = range_of(len(store), newest_first=newest_first, limit=limit)
     asked(reading)
     given_ = records_of(
