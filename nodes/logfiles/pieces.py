@@ -9,6 +9,7 @@ ones, which are small: nothing is gained by compressing them.
 """
 
 import logging
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -111,12 +112,17 @@ class Pieces:
             self._left -= part.take
             return
         raw = payload.decompress(block.codec, block.payload, block.raw_bytes)
-        if self._asked.filter.may_match(raw):
-            self._select(block, payload.decode(raw, block.first), self._asked.filter, found)
+        first = self._asked.filter.first(raw)
+        if first is not None:
+            timestamps, values = payload.decode(raw, block.first)
+            self._select(block, timestamps, values, self._asked.filter.select(raw, values, first), found)
 
-    def _select(self, block: RangeBlock, records: Records, taken_by: Filter, found: "_Found") -> None:
-        timestamps, values = records
-        numbers = [block.skip + each for each in taken_by.select(values[block.skip : block.skip + block.take])]
+    def _select(
+        self, block: RangeBlock, timestamps: list[int], values: list[bytes], numbers: list[int], found: "_Found"
+    ) -> None:
+        """Of the records with these numbers, those that belong to the range."""
+        if block.take < block.records:
+            numbers = numbers[bisect_left(numbers, block.skip) : bisect_left(numbers, block.skip + block.take)]
         if self._left is not None and len(numbers) >= self._left:
             numbers = numbers[-self._left :] if self._asked.newest_first else numbers[: self._left]
             found.cursor = self._at(block, timestamps, numbers[0] if self._asked.newest_first else numbers[-1])

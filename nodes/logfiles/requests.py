@@ -13,7 +13,7 @@ import trio
 from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.config import StoreSection
 from nodes.logfiles.file_names import SECOND_NS
-from nodes.logfiles.filters import make_filter
+from nodes.logfiles.filters import Filter
 from nodes.logfiles.off_loop import OffLoop
 from nodes.logfiles.pieces import Range
 from nodes.logfiles.range_reader import RangeReader, TimeSpanReader, unpack_cursor
@@ -119,7 +119,7 @@ class LogfilesRequests:
         taken_by = None
         if filter_ is not None:
             kind, pattern, ignore_case = filter_
-            taken_by = make_filter(kind, pattern, ignore_case=ignore_case)
+            taken_by = Filter(kind, pattern, ignore_case=ignore_case)
         self._ranges += 1
         return RangeReader(
             self._service,
