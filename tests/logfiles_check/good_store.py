@@ -15,7 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nodes.logfiles import tail_format
-from nodes.logfiles.block_format import FILE_HEADER_BYTES, BlockHeader, FileHeader, make_block, read_payload
+from nodes.logfiles.block_format import (
+    BLOCK_HEADER_BYTES,
+    FILE_HEADER_BYTES,
+    BlockHeader,
+    FileHeader,
+    make_block,
+    read_payload,
+)
 from nodes.logfiles.file_names import SECOND_NS, FileName, Span
 from nodes.logfiles.tail_format import TailHeader, encode_entry
 from swarm.logfiles.payload import Codec
@@ -162,21 +169,33 @@ def _bucket(names: dict[Path, FileName]) -> list[Record]:
 
 
 def read_blocks(path: Path, name: FileName) -> tuple[list[Record], tuple[int, int]]:
+    """A `.log` may end with a block that was not finished."""
     data = path.read_bytes()
+    if name.kind == "log" and len(data) < FILE_HEADER_BYTES:
+        return [], (0, 0)
     header = FileHeader.unpack(data[:FILE_HEADER_BYTES])
     assert (header.span, header.generation, header.sealed) == (name.span, name.generation, name.kind == "sealed")
     offset, position, records = FILE_HEADER_BYTES, (0, 0), []
     while offset < len(data):
+        if name.kind == "log" and _is_cut_short(data, header.seed, offset):
+            break
         block = BlockHeader.unpack(data, header.seed, offset)
-        timestamps, values = read_payload(block, data[offset + 64 : offset + block.bytes])
+        timestamps, values = read_payload(block, data[offset + BLOCK_HEADER_BYTES : offset + block.bytes])
         records += list(zip(timestamps, values, strict=True))
         position = max(position, (block.tail, block.tail_offset))
         offset += block.bytes
     return records, position
 
 
+def _is_cut_short(data: bytes, seed: bytes, offset: int) -> bool:
+    rest = len(data) - offset
+    return rest < BLOCK_HEADER_BYTES or rest < BlockHeader.unpack(data, seed, offset).bytes
+
+
 def _read_tail(path: Path, name: FileName, position: tuple[int, int]) -> list[Record]:
     data = path.read_bytes()
+    if not any(data[: tail_format.HEADER_BYTES]):
+        return []
     header = TailHeader.unpack(data[: tail_format.HEADER_BYTES])
     assert (header.span, header.generation, header.number) == (name.span, name.generation, name.number)
     entries = list(tail_format.entries(data, header.seed))
@@ -189,6 +208,6 @@ def _read_tail(path: Path, name: FileName, position: tuple[int, int]) -> list[Re
 
 
 def files(data: Path) -> dict[str, bytes]:
-    """Every file of a tree, by its path in it."""
+    """Every regular file of a tree, by its path in it."""
     paths = [Path(directory) / name for directory, _, names in os.walk(data) for name in names]
-    return {str(path.relative_to(data)): path.read_bytes() for path in paths}
+    return {str(path.relative_to(data)): path.read_bytes() for path in paths if path.is_file()}

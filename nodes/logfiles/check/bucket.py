@@ -56,8 +56,8 @@ class Generation:
 @dataclass
 class Bucket:
     """void: files whose records are all elsewhere, and temporary ones. misplaced: those whose header says another name
-    or place. sealed: the one that counts. unreadable: sealed ones of
-    which nothing is whole. generations: those behind it. complete: every file could be looked at."""
+    or place. sealed: the one that counts. unreadable: sealed ones of which nothing is whole. generations: those behind
+    it. complete: every file could be looked at."""
 
     work: Work
     report: Report = field(default_factory=Report)
@@ -157,7 +157,7 @@ def _is_count_only(name: FileName | None, right: FileName) -> bool:
 
 def _compare(bucket: Bucket) -> None:
     here = [each for each in bucket.scans if each.name is not None and each not in bucket.misplaced]
-    sealed = [each for each in here if _name(each).kind == "sealed" and (each.found is not None or each.blocks)]
+    sealed = [each for each in here if _name(each).kind == "sealed" and each.blocks]
     bucket.sealed = max(sealed, key=lambda each: (_name(each).generation, each.records), default=None)
     generations: dict[int, Generation] = {}
     for each in sorted(here, key=_name):

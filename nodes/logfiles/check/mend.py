@@ -4,6 +4,7 @@
     .sealed                the same without what is damaged, and with a name that fits; if its blocks are out of order,
                            a `.log` of the same generation, which the node will seal again
     .log                   the same without what is damaged; the header is made anew, from the name, if need be
+                           Records of a block that is damaged which a tail still has become a block again
     .tail                  its whole entries that are in no block yet, and those of the tails before it, become blocks
                            of the `.log`; the last one says that the tails are in blocks up to there. So nothing moves
                            inside a tail, where the blocks' offsets would not fit any more. Then the tail is set aside
@@ -16,8 +17,9 @@ takes the place of the damaged file in one rename, and only then goes what it ha
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from nodes.logfiles.block_format import (
@@ -30,7 +32,7 @@ from nodes.logfiles.block_format import (
     new_seed,
     read_payload,
 )
-from nodes.logfiles.check.bucket import Bucket, Generation, uncovered
+from nodes.logfiles.check.bucket import Bucket, Generation, Position
 from nodes.logfiles.check.files import Files
 from nodes.logfiles.check.findings import Finding, Kind, Report, reason, shown
 from nodes.logfiles.check.reader import Reader
@@ -42,6 +44,8 @@ from swarm.logfiles.payload import RECORDS_MAX, Codec
 
 OF_THE_FILE = frozenset({Kind.WRONG_NAME, Kind.WRONG_PLACE, Kind.BAD_NAME})
 """Findings that are mended with a new name, and cut nothing out."""
+
+Record = tuple[int, bytes]
 
 
 class Mending:
@@ -96,11 +100,11 @@ class Mending:
             self._remove(scan.path)
         elif any(each.kind is Kind.OUT_OF_ORDER for each in findings) and not self._truncate:
             log = FileName(scan.name.span, scan.name.generation, "log")
-            self._write(log, scan, kept, [])  # where blocks may be in any order
+            self._write(log, scan, kept)  # where blocks may be in any order
             self._remove(scan.path)
         else:
             if cut:
-                self._write(scan.name, scan, kept, [])
+                self._write(scan.name, scan, kept)
             records = sum(block.header.records for block in kept)
             value_bytes = sum(block.header.value_bytes for block in kept)
             self._rename(scan.path, replace(scan.name, records=records, value_bytes=value_bytes))
@@ -120,76 +124,90 @@ class Mending:
         emptied = tails[: tails.index(damaged[-1]) + 1] if damaged else []
         if log is not None:
             log.blocks = self._kept(log)
-        blocks = list(self._new_blocks(generation, emptied))
+        blocks: list[Block | NewBlock] = [*(log.blocks if log else []), *self._new_blocks(generation, emptied)]
         for tail in damaged:
             what = "; ".join(each.what for each in tail.findings)
             self._set_aside(tail.path, [Finding(tail.path, 0, tail.size, tail.findings[0].kind, what)])
-        if log is not None and (log.findings or blocks):
+        ends_torn = log is not None and log.unfinished is not None and bool(emptied)  # its records are in no tail now
+        if log is not None and (log.findings or ends_torn or len(blocks) > len(log.blocks)):
             self._mend_log(log, blocks)
-        elif blocks:
+        elif log is None and blocks:
             assert emptied[0].name is not None
             name = FileName(emptied[0].name.span, generation.number, "log")
-            self._write(name, Scan(self._bucket.work.directory / name.name, 0, name, seed=new_seed()), [], blocks)
+            self._write(name, Scan(self._bucket.work.directory / name.name, 0, name, seed=new_seed()), blocks)
         for tail in emptied:
             self._remove(tail.path)
         self._bucket.report.mended(findings)
 
-    def _mend_log(self, log: Scan, blocks: list["NewBlock"]) -> None:
+    def _mend_log(self, log: Scan, blocks: list["Block | NewBlock"]) -> None:
         assert log.name is not None
         if cut := _cut(log, log.blocks):
             self._set_aside(log.path, cut)
-        if log.blocks or blocks:
-            self._write(log.name, log, log.blocks, blocks)
+        if blocks:
+            self._write(log.name, log, blocks)
         else:
             self._remove(log.path)
 
-    def _new_blocks(self, generation: Generation, tails: list[Scan]) -> Iterator["NewBlock"]:
-        """Of the entries of these tails that are in no block yet."""
-        group: list[Entry] = []
-        number = records = size = 0
-        for tail, entry in uncovered(generation):
-            if tail not in tails or (self._truncate and entry.start >= _first_damage(tail)):
-                continue
+    def _new_blocks(self, generation: Generation, emptied: list[Scan]) -> Iterator["NewBlock"]:
+        """Of the entries that are in no block, and will be in no tail."""
+        group = NewBlock(generation.position)
+        for tail, entry in self._entries_without_block(generation, emptied):
             assert tail.name is not None
-            if group and (size > BLOCK_BYTES or records + len(entry.values) > RECORDS_MAX):
-                yield NewBlock(group, number, group[-1].end)
-                group, records, size = [], 0, 0
-            if (kept := self._without_doubled(generation, tail, entry)) is not None:
-                group.append(kept)
-                number, records, size = tail.name.number, records + len(kept.values), size + kept.end - kept.start
-        if group:
-            yield NewBlock(group, number, group[-1].end)
+            if group.timestamps and not group.takes(entry):
+                yield group
+                group = NewBlock(group.position)
+            group.add(entry, (tail.name.number, entry.end))
+        if group.timestamps:
+            yield group
 
-    def _without_doubled(self, generation: Generation, tail: Scan, entry: Entry) -> Entry | None:
-        """An entry that is only in part in blocks: the rest of it."""
-        log, (number, offset) = generation.log, generation.position
-        assert tail.name is not None
-        if log is None or tail.name.number != number or not entry.start < offset:
-            return entry
-        block = max(log.blocks, key=lambda each: each.position)
+    def _entries_without_block(self, generation: Generation, emptied: list[Scan]) -> Iterator[tuple[Scan, Entry]]:
+        """Told by the positions in the blocks' headers where these can be right, and by the records where they cannot:
+        in a tail in which bytes may have moved, and behind a position for which a block is missing."""
+        held = self._records_in_blocks(generation)
+        for tail in generation.tails:
+            assert tail.name is not None
+            for entry in tail.entries:
+                is_behind = (tail.name.number, entry.start) >= generation.position
+                if tail.findings and self._truncate and entry.start >= _first_damage(tail):
+                    break
+                if is_behind and not tail.findings:
+                    if tail in emptied:
+                        yield tail, entry
+                elif (rest := _without(entry, held)) is not None:
+                    yield tail, rest
+
+    def _records_in_blocks(self, generation: Generation) -> Counter[Record]:
+        """Of the blocks for whose records there may be a tail still."""
+        held: Counter[Record] = Counter()
+        log, tails = generation.log, generation.tails
+        if log is None or not tails:
+            return held
+        assert tails[0].name is not None
         with Reader(log.path) as file:
-            stored = file.read(block.offset + BLOCK_HEADER_BYTES, block.header.stored_bytes)
-        held = Counter(zip(*read_payload(block.header, stored), strict=True))
-        rest = Counter(zip(entry.timestamps, entry.values, strict=True)) - held
-        records = list(rest.elements())
-        return entry._replace(timestamps=[at for at, _ in records], values=[v for _, v in records]) if records else None
+            for block in log.blocks:
+                if block.header.tail >= tails[0].name.number:
+                    stored = file.read(block.offset + BLOCK_HEADER_BYTES, block.header.stored_bytes)
+                    held.update(zip(*read_payload(block.header, stored), strict=True))
+        return held
 
     # Files.
 
-    def _write(self, name: FileName, source: Scan, kept: list[Block], new: list["NewBlock"]) -> None:
-        """A file with the kept blocks of another, and new ones, in the place of the one with this name."""
+    def _write(self, name: FileName, source: Scan, blocks: Sequence["Block | NewBlock"]) -> None:
+        """A file with blocks of another, and new ones, in the place of the one with this name."""
 
         def pieces() -> Iterator[bytes]:
             yield FileHeader(name.kind == "sealed", name.span, name.generation, source.seed).pack()
-            if kept:
-                with Reader(source.path) as file:
-                    for block in kept:
+            with ExitStack() as opened:
+                file = opened.enter_context(Reader(source.path)) if source.size else None
+                for block in blocks:
+                    if isinstance(block, Block):
+                        assert file is not None
                         yield block.header.pack(source.seed)
                         yield from parts(file, [(block.offset + BLOCK_HEADER_BYTES, block.end)])
-            for each in new:
-                header, stored = each.make(source.seed)
-                yield header.pack(source.seed)
-                yield stored
+                    else:
+                        header, stored = block.make(source.seed)
+                        yield header.pack(source.seed)
+                        yield stored
 
         write_file(self._files, self._bucket.work.directory / name.name, pieces())
 
@@ -201,19 +219,41 @@ class Mending:
         self._files.sync_directory(path.parent)
 
 
-@dataclass(frozen=True)
 class NewBlock:
-    """Of entries of tails; when it is written the tails are in blocks up to this offset of this one."""
+    """Of entries of tails. position: up to where the tails are in blocks when it is written."""
 
-    entries: list[Entry]
-    tail: int
-    offset: int
+    def __init__(self, position: Position) -> None:
+        self.position = position
+        self.timestamps: list[int] = []
+        self.values: list[bytes] = []
+        self._bytes = 0
+
+    def takes(self, entry: Entry) -> bool:
+        fits = self._bytes + entry.end - entry.start <= BLOCK_BYTES
+        return fits and len(self.values) + len(entry.values) <= RECORDS_MAX
+
+    def add(self, entry: Entry, position: Position) -> None:
+        self.timestamps += entry.timestamps
+        self.values += entry.values
+        self.position = max(self.position, position)
+        self._bytes += entry.end - entry.start
 
     def make(self, seed: bytes) -> tuple[BlockHeader, bytes]:
-        records = [pair for entry in self.entries for pair in zip(entry.timestamps, entry.values, strict=True)]
-        records.sort(key=lambda record: record[0])
-        timestamps, values = [at for at, _ in records], [value for _, value in records]
-        return make_block(timestamps, values, Codec.LZ4, seed, tail=self.tail, tail_offset=self.offset)
+        order = sorted(range(len(self.timestamps)), key=self.timestamps.__getitem__)
+        timestamps, values = [self.timestamps[each] for each in order], [self.values[each] for each in order]
+        tail, offset = self.position
+        return make_block(timestamps, values, Codec.LZ4, seed, tail=tail, tail_offset=offset)
+
+
+def _without(entry: Entry, held: Counter[Record]) -> Entry | None:
+    """What of an entry is not among these records, which it takes out of them."""
+    rest = []
+    for record in zip(entry.timestamps, entry.values, strict=True):
+        if held[record] > 0:
+            held[record] -= 1
+        else:
+            rest.append(record)
+    return entry._replace(timestamps=[at for at, _ in rest], values=[value for _, value in rest]) if rest else None
 
 
 def _first_damage(scan: Scan) -> int:

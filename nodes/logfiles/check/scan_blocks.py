@@ -31,6 +31,8 @@ from nodes.logfiles.file_names import FileName, Span
 from swarm.logfiles import payload
 from swarm.logfiles.payload import BadPayload, Records
 
+FIELDS_BYTES = 32  # of a file's header in front of its checksum, the seed being the last
+
 _CHECKSUM = struct.Struct("<Q")  # the last field of a header
 
 
@@ -41,7 +43,7 @@ def scan_blocks(file: Reader, scan: Scan) -> None:
     except BadHeader as error:
         header_damage(scan, front, FILE_HEADER_BYTES, FILE_MAGIC, error)
         if not scan.is_unknown and scan.name is not None and len(front) == FILE_HEADER_BYTES:
-            _scan_without_header(file, scan, front[24:32])
+            _scan_without_header(file, scan, front[FIELDS_BYTES - len(NO_SEED) : FIELDS_BYTES])
         return
     scan.seed = header.seed
     _Blocks(file, scan, header.span, header.sealed).scan()
@@ -58,11 +60,12 @@ def _scan_without_header(file: Reader, scan: Scan, seed: bytes) -> None:
     damage = list(scan.findings)
     blocks = _Blocks(file, scan, scan.name.span, scan.name.kind == "sealed")
     scan.seed = seed
-    if blocks.next_sound(FILE_HEADER_BYTES) is None:
+    first = blocks.next_sound(FIELDS_BYTES)
+    if first is None:
         scan.seed = new_seed()
         blocks.scan_without_seed()
     else:
-        blocks.scan()
+        blocks.scan(min(first, FILE_HEADER_BYTES))
     if not scan.blocks:  # one finding is enough where nothing is left
         whole = replace(damage[0], length=scan.size) if scan.size > FILE_HEADER_BYTES else damage[0]
         scan.findings, scan.unfinished = [whole], None
@@ -79,8 +82,7 @@ class _Blocks:
         self._seen: set[BlockHeader] = set()
         self._last_timestamp: int | None = None
 
-    def scan(self) -> None:
-        offset = FILE_HEADER_BYTES
+    def scan(self, offset: int = FILE_HEADER_BYTES) -> None:
         while offset < self._file.size:
             offset = self._block(offset)
 
@@ -127,23 +129,23 @@ class _Blocks:
         following = self.next_sound(offset + 1)
         end = self._file.size if following is None else following
         if following is None and self._file.only_zeros(offset):
-            self._scan.damaged(offset, end, Kind.ZERO_END, "zeros up to the file's end; what was there is lost")
+            self._scan.damaged(offset, end, Kind.ZERO_END, "zeros up to the file's end; what is there is not read")
         elif len(found) < BLOCK_HEADER_BYTES and found[:4] == BLOCK_MAGIC[: len(found)]:
-            self._cut_short(offset, Kind.TRUNCATED_HEADER, f"{why}; the records of the block are lost")
+            self._cut_short(offset, Kind.TRUNCATED_HEADER, f"{why}; its records are not read")
         elif not found.startswith(BLOCK_MAGIC):
-            self._scan.damaged(offset, end, Kind.BAD_MAGIC, "no block begins here; what was there is lost")
+            self._scan.damaged(offset, end, Kind.BAD_MAGIC, "no block begins here; what is there is not read")
         else:
             kind = Kind.IMPOSSIBLE_HEADER
             if why.startswith("unknown version"):
                 kind = Kind.UNKNOWN_VERSION
             elif why.startswith("checksum"):
                 kind = Kind.HEADER_CHECKSUM
-            self._scan.damaged(offset, end, kind, f"{why}; the records of the block are lost")
+            self._scan.damaged(offset, end, kind, f"{why}; its records are not read")
         return end
 
     def _bad_payload(self, offset: int, header: BlockHeader, stored: bytes, why: str) -> int:
         end = offset + header.bytes
-        lost = f"{why}; {_content(header)} are lost"
+        lost = f"{why}; {_content(header)} are not read"
         kind = _payload_damage(header, stored)
         if (
             kind in (Kind.TRUNCATED_PAYLOAD, Kind.PAYLOAD_CHECKSUM)

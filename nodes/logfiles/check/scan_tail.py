@@ -13,13 +13,14 @@ from nodes.logfiles import tail_format
 from nodes.logfiles.block_format import BadHeader
 from nodes.logfiles.check.findings import Finding, Kind
 from nodes.logfiles.check.reader import Reader
-from nodes.logfiles.check.scanned import Scan, header_damage
+from nodes.logfiles.check.scanned import NO_SEED, Scan, header_damage
 from nodes.logfiles.file_names import FileName
 from nodes.logfiles.tail_format import ENTRY_HEADER_BYTES, Rest, TailHeader
 from swarm.core.limits import MIB
 
 TAIL_BYTES_MAX = 256 * MIB  # of a tail, which is read as a whole: several times the most that a node makes it
 TAIL_MAGIC = b"SWARMT"
+FIELDS_BYTES = 40  # of a tail's header in front of its checksum, the seed being the last
 
 _ENTRY = struct.Struct("<4sIQ")  # mark, length and checksum of an entry
 
@@ -37,22 +38,23 @@ def scan_tail(file: Reader, scan: Scan) -> None:
         header = TailHeader.unpack(front)
     except BadHeader as error:
         header_damage(scan, front, tail_format.HEADER_BYTES, TAIL_MAGIC, error)
-        scan.seed = front[32:40]
+        scan.seed = front[FIELDS_BYTES - len(NO_SEED) : FIELDS_BYTES]
         if scan.is_unknown or scan.unfinished or len(front) < tail_format.HEADER_BYTES:
             return
-        if tail_format.next_entry(data, scan.seed, tail_format.HEADER_BYTES) is None:
+        first = tail_format.next_entry(data, scan.seed, FIELDS_BYTES)
+        if first is None:
             scan.findings[0] = replace(scan.findings[0], length=scan.size)
             return
     else:
+        first = None
         scan.seed = header.seed
         scan.found = FileName(header.span, header.generation, "tail", header.number)
-    _scan_entries(data, scan)
+    _scan_entries(data, scan, min(first.start, tail_format.HEADER_BYTES) if first else tail_format.HEADER_BYTES)
 
 
-def _scan_entries(data: bytes, scan: Scan) -> None:
+def _scan_entries(data: bytes, scan: Scan, offset: int) -> None:
     name = scan.found or scan.name
     assert name is not None
-    offset = tail_format.HEADER_BYTES
     while True:
         for entry in tail_format.entries(data, scan.seed, offset):
             offset = entry.end
@@ -65,7 +67,7 @@ def _scan_entries(data: bytes, scan: Scan) -> None:
         if following is None:
             return _tail_end(data, scan, offset)
         kind = _entry_damage(data, scan.seed, offset)
-        scan.damaged(offset, following.start, kind, "no sound entry is here, and there are some behind; it is lost")
+        scan.damaged(offset, following.start, kind, "no sound entry is here, and there are some behind; it is not read")
         offset = following.start
 
 
@@ -75,7 +77,7 @@ def _tail_end(data: bytes, scan: Scan, offset: int) -> None:
     if rest is not Rest.NOTHING:
         kind = _entry_damage(data, scan.seed, offset)
     if rest is Rest.DAMAGED or kind is Kind.UNDECODABLE:
-        scan.damaged(offset, len(data), kind, "an entry that was complete is not sound; it is lost")
+        scan.damaged(offset, len(data), kind, "an entry that was complete is not sound; it is not read")
     elif rest is Rest.TORN:
         what = "an entry that was not complete, and was not acknowledged"
         scan.unfinished = Finding(scan.path, offset, len(data) - offset, Kind.TRUNCATED_PAYLOAD, what)
