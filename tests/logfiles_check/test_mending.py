@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from checked import check, repair
 from damages import DAMAGES, append, change, cut, flip, make
-from good_store import LATE, SEALED, content, files, good_store
+from good_store import LATE, LIVE, SEALED, content, files, good_store
 
 from nodes.logfiles.check.files import Files
 from nodes.logfiles.check.findings import Kind, Status
@@ -263,8 +263,19 @@ def test_an_unfinished_end_is_no_damage(tmp_path: Path) -> None:
     assert content(tmp_path) == before
 
 
-@pytest.mark.parametrize("data", [b"", bytes(48), bytes(5000)])
+@pytest.mark.parametrize("data", [b"", bytes(48), bytes(5000), b"SWARMT\0\1", b"x" * 48])
 def test_a_tail_that_has_just_been_begun(tmp_path: Path, data: bytes) -> None:
+    """Nothing had been written to it but its header."""
     store = good_store(tmp_path)
     store.tail.with_name(store.tail.name.replace("-1.tail", "-2.tail")).write_bytes(data)
     assert check(tmp_path).status is Status.CLEAN
+
+
+@pytest.mark.parametrize("data", [b"", bytes(5000)])
+def test_a_log_that_has_just_been_begun(tmp_path: Path, data: bytes) -> None:
+    store = good_store(tmp_path)
+    store.write_tail(FileName(LIVE, 2, "tail", 1), [store.records(LIVE, 3)])
+    store.path(FileName(LIVE, 2, "log")).write_bytes(data)
+    assert check(tmp_path).status is Status.CLEAN
+    store.path(FileName(LIVE, 2, "tail", 1)).rename(store.path(FileName(LIVE, 2, "tail", 2)))
+    assert [each.kind for each in check(tmp_path).findings] == [Kind.WRONG_NAME, Kind.TRUNCATED_HEADER]

@@ -203,11 +203,18 @@ def _compare_generation(bucket: Bucket, generation: Generation) -> None:
         if _name(tail).number == position[0]:
             _compare_position(tail, position[1])
         if tail.unfinished is not None:
-            _judge_unfinished(bucket, tail, recognised=tail is generation.tails[-1] or tail.unfinished.offset > 0)
+            _judge_unfinished(bucket, tail, recognised=True)
     if log is not None and log.unfinished is not None:
-        ahead = [entry for tail, entry in uncovered(generation) if _name(tail).number <= position[0] + 1]
-        records = sum(len(entry.values) for entry in ahead)
-        _judge_unfinished(bucket, log, recognised=records >= max(1, log.unfinished_records))
+        _judge_unfinished(bucket, log, recognised=_have_tails(generation, log))
+
+
+def _have_tails(generation: Generation, log: Scan) -> bool:
+    """Whether the tails have all that may have been in the end of the `.log` that was not finished."""
+    assert log.unfinished is not None
+    if log.unfinished.offset == 0:
+        return bool(generation.tails) and _name(generation.tails[0]).number == 1
+    ahead = [entry for tail, entry in uncovered(generation) if _name(tail).number <= generation.position[0] + 1]
+    return sum(len(entry.values) for entry in ahead) >= max(1, log.unfinished_records)
 
 
 def uncovered(generation: Generation) -> Iterator[tuple[Scan, Entry]]:

@@ -41,8 +41,9 @@ def scan_blocks(file: Reader, scan: Scan) -> None:
     try:
         header = FileHeader.unpack(front)
     except BadHeader as error:
-        header_damage(scan, front, FILE_HEADER_BYTES, FILE_MAGIC, error)
-        if not scan.is_unknown and scan.name is not None and len(front) == FILE_HEADER_BYTES:
+        is_begun = scan.name is not None and scan.name.kind == "log" and file.only_zeros(0)
+        header_damage(scan, front, FILE_HEADER_BYTES, FILE_MAGIC, error, is_begun=is_begun)
+        if not scan.is_unknown and not is_begun and scan.name is not None and len(front) == FILE_HEADER_BYTES:
             _scan_without_header(file, scan, front[FIELDS_BYTES - len(NO_SEED) : FIELDS_BYTES])
         return
     scan.seed = header.seed

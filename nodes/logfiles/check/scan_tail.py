@@ -37,7 +37,8 @@ def scan_tail(file: Reader, scan: Scan) -> None:
     try:
         header = TailHeader.unpack(front)
     except BadHeader as error:
-        header_damage(scan, front, tail_format.HEADER_BYTES, TAIL_MAGIC, error)
+        is_begun = tail_format.only_zeros(data, tail_format.HEADER_BYTES)
+        header_damage(scan, front, tail_format.HEADER_BYTES, TAIL_MAGIC, error, is_begun=is_begun)
         scan.seed = front[FIELDS_BYTES - len(NO_SEED) : FIELDS_BYTES]
         if scan.is_unknown or scan.unfinished or len(front) < tail_format.HEADER_BYTES:
             return

@@ -71,10 +71,9 @@ class Scan:
         return finding
 
 
-def header_damage(scan: Scan, found: bytes, size: int, magic: bytes, error: BadHeader) -> None:
-    """The finding for what a file begins with. A file without any content is one that had just been begun."""
-    kind = scan.name.kind if scan.name else ""
-    if (kind == "tail" and not any(found)) or (kind == "log" and len(found) < size):
+def header_damage(scan: Scan, found: bytes, size: int, magic: bytes, error: BadHeader, *, is_begun: bool) -> None:
+    """The finding for what a file begins with. is_begun: it is as the node leaves it that had just begun it."""
+    if is_begun:
         scan.unfinished = Finding(scan.path, 0, scan.size, Kind.TRUNCATED_HEADER, f"{error}")
     elif len(found) < size:
         scan.damaged(0, len(found), Kind.TRUNCATED_HEADER, f"{error}: the node reads nothing of this file")
