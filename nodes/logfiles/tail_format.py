@@ -27,6 +27,7 @@ HEADER_BYTES = 48
 ENTRY_HEADER_BYTES = 16
 PAYLOAD_BYTES_MAX = RAW_BYTES_MAX
 ENTRY_BYTES = 128 * KIB  # of payload: a pass with more makes several entries, so that a block is a number of them
+PACKER_BYTES = 256 * KIB  # memory that the packer keeps
 RECORD_BYTES = 14  # most that a record takes in an entry besides its value
 ZEROS_BYTES = 1 * MIB  # looked at in one step
 
@@ -75,16 +76,46 @@ def new_seed() -> bytes:
     return bytes([seed[0] | 0x80]) + seed[1:]
 
 
-def encode_entry(seed: bytes, timestamps: Sequence[int], values: Sequence[bytes]) -> bytes:
-    payload: bytes = msgpack.packb((timestamps, values))
-    assert len(payload) <= PAYLOAD_BYTES_MAX
-    header = _ENTRY.pack(seed[:4], len(payload), xxh3_64_intdigest(payload, int.from_bytes(seed, "little")))
-    return b"".join((header, payload))
+class Encoder:
+    """Encodes entries; one for a node, since what it saves is the packer's memory."""
+
+    def __init__(self) -> None:
+        self._packer = msgpack.Packer(buf_size=PACKER_BYTES)
+
+    def encode(self, seed: bytes, timestamps: Sequence[int], values: Sequence[bytes]) -> tuple[bytes, bytes]:
+        """One entry of a tail with this seed: header and payload."""
+        payload: bytes = self._packer.pack((timestamps, values))
+        if len(payload) > PACKER_BYTES:
+            self._packer = msgpack.Packer(buf_size=PACKER_BYTES)  # one that has packed much keeps the memory for ever
+        assert len(payload) <= PAYLOAD_BYTES_MAX
+        header = _ENTRY.pack(seed[:4], len(payload), xxh3_64_intdigest(payload, int.from_bytes(seed, "little")))
+        return header, payload
 
 
 def entry_bytes(records: int, value_bytes: int) -> int:
     """Most bytes that an entry with so many records takes."""
     return ENTRY_HEADER_BYTES + 16 + RECORD_BYTES * records + value_bytes
+
+
+def pieces(
+    timestamps: list[int], values: list[bytes], value_bytes: int
+) -> Iterator[tuple[list[int], list[bytes], int]]:
+    """Records as each entry takes them, with the bytes of their values: some ENTRY_BYTES, or one record."""
+    if len(values) < 2 or value_bytes + RECORD_BYTES * len(values) <= ENTRY_BYTES:
+        yield timestamps, values, value_bytes
+        return
+    middle = len(values) // 2
+    front = values[:middle]
+    front_bytes = sum(map(len, front))
+    yield from pieces(timestamps[:middle], front, front_bytes)
+    yield from pieces(timestamps[middle:], values[middle:], value_bytes - front_bytes)
+
+
+def pieces_bytes(records: int, value_bytes: int) -> int:
+    """Most bytes that all the entries of so many records take. Cutting in halves gets to one large record among 65,535
+    in 16 steps, and never makes two neighbours that would fit into one entry."""
+    size = entry_bytes(records, value_bytes)
+    return size + (size // ENTRY_BYTES) * 17 * (ENTRY_HEADER_BYTES + 16)
 
 
 class Entry(NamedTuple):

@@ -15,15 +15,18 @@ from xxhash import xxh3_64_intdigest
 from nodes.logfiles.block_format import BadHeader
 from nodes.logfiles.file_names import SECOND_NS, Span
 from nodes.logfiles.tail_format import (
+    ENTRY_BYTES,
     ENTRY_HEADER_BYTES,
     HEADER_BYTES,
+    Encoder,
     Rest,
     TailHeader,
-    encode_entry,
     entries,
     entry_bytes,
     new_seed,
     next_entry,
+    pieces,
+    pieces_bytes,
     rest,
 )
 from swarm.logfiles.payload import TIMESTAMP_MAX, TIMESTAMP_MIN
@@ -39,8 +42,12 @@ PASSES = [
 Passes = list[tuple[list[int], list[bytes]]]
 
 
+def encoded(seed: bytes, timestamps: list[int], values: list[bytes]) -> bytes:
+    return b"".join(Encoder().encode(seed, timestamps, values))
+
+
 def tail(passes: Passes = PASSES, header: TailHeader = HEADER) -> bytes:
-    return header.pack() + b"".join(encode_entry(header.seed, *each) for each in passes)
+    return header.pack() + b"".join(Encoder().encode(header.seed, *each) for each in passes)
 
 
 def read(data: bytes, seed: bytes = SEED) -> tuple[Passes, Rest]:
@@ -63,7 +70,7 @@ def test_the_bytes_are_those_of_the_document() -> None:
     assert header[:40] == b"SWARMT\0\1" + struct.pack("<qIIII", *SPAN, 7, 3, 0) + SEED
     assert header[40:] == xxh3_64_intdigest(header[:40]).to_bytes(8, "little")
     assert len(header) == HEADER_BYTES == 48
-    entry = encode_entry(SEED, [5], [b"a"])
+    entry = encoded(SEED, [5], [b"a"])
     assert entry[ENTRY_HEADER_BYTES:] == b"\x92\x91\x05\x91\xc4\x01a"
     checksum = xxh3_64_intdigest(entry[ENTRY_HEADER_BYTES:], int.from_bytes(SEED, "little"))
     assert entry[:ENTRY_HEADER_BYTES] == SEED[:4] + struct.pack("<IQ", 7, checksum)
@@ -151,4 +158,17 @@ def test_marks_never_begin_with_a_zero() -> None:
 @given(st.lists(st.tuples(st.integers(TIMESTAMP_MIN, TIMESTAMP_MAX), st.binary(min_size=1, max_size=300)), min_size=1))
 def test_no_entry_takes_more_than_entry_bytes(pairs: list[tuple[int, bytes]]) -> None:
     timestamps, values = [list(part) for part in zip(*pairs, strict=True)]
-    assert len(encode_entry(SEED, timestamps, values)) <= entry_bytes(len(values), sum(map(len, values)))
+    assert len(encoded(SEED, timestamps, values)) <= entry_bytes(len(values), sum(map(len, values)))
+
+
+@given(st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 1, 1, 3000, ENTRY_BYTES // 2, ENTRY_BYTES, 1 << 20]), min_size=1))
+def test_a_pass_that_brings_much_makes_several_entries(sizes: list[int]) -> None:
+    timestamps, values = list(range(len(sizes))), [bytes(size) for size in sizes]
+    found = list(pieces(timestamps, values, sum(sizes)))
+    assert [number for piece in found for number in piece[0]] == timestamps
+    assert [value for piece in found for value in piece[1]] == values
+    for _, part, value_bytes in found:
+        assert value_bytes == sum(map(len, part))
+        assert len(part) == 1 or value_bytes <= ENTRY_BYTES
+    written = sum(len(encoded(SEED, piece[0], piece[1])) for piece in found)
+    assert written <= pieces_bytes(len(values), sum(sizes))

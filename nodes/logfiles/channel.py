@@ -1,0 +1,155 @@
+"""A channel: its buckets, and what is written to them."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from pathlib import Path
+
+from nodes.logfiles.bucket import Bucket
+from nodes.logfiles.file_names import Span
+from nodes.logfiles.part import Part
+from nodes.logfiles.range_block import Cursor, Step
+from nodes.logfiles.reading import read_range
+from nodes.logfiles.shared import OPEN_TAILS_MAX, RECORD_MEMORY_BYTES, Shared
+from swarm.core.errors import BadArgument, BatchTooBig, EmptyValue, OutOfMemory, ValueTooBig
+
+BUCKETS_PER_BATCH_MAX = 256  # each may cost 0.1 ms: a file is made
+
+assert BUCKETS_PER_BATCH_MAX <= OPEN_TAILS_MAX
+
+
+class LogChannel:
+    def __init__(self, shared: Shared, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        self.buckets: dict[Span, Bucket] = {}
+        self.spans: list[Span] = []
+        """Of all buckets, by time."""
+        self.records = 0
+        self.record_bytes = 0
+        """Of the values."""
+        self.removed = False
+        self._shared = shared
+        self._last: tuple[Span, Bucket] | None = None
+
+    def put_many(self, timestamps: list[int], values: list[bytes]) -> None:
+        """Takes records, several of which may have the same timestamp; `commit` of the store makes them durable.
+
+        timestamps: ns since 1970, int. values: bytes. Raises BadArgument, EmptyValue, ValueTooBig, BatchTooBig,
+        OutOfMemory, DiskFull, and nothing has changed; NodeError: the node must stop.
+        """
+        size, first, last = self._checked(timestamps, values)
+        length_s = self._shared.settings.bucket_s
+        span = self._last[0] if self._last else Span.of(first, length_s)
+        if not span.start <= first < span.end:
+            span = Span.of(first, length_s)
+        if last < span.end:
+            parts = [(self._part(span), timestamps, values, size)]
+        else:
+            parts = self._split(timestamps, values, length_s)
+        for part, _, found, part_bytes in parts:
+            part.make_room(len(found), part_bytes)
+        for part, times, found, part_bytes in parts:
+            part.add(times, found, part_bytes)
+        self.records += len(values)
+        self.record_bytes += size
+
+    def _checked(self, timestamps: list[int], values: list[bytes]) -> tuple[int, int, int]:
+        """Bytes of the values, first and last timestamp."""
+        settings = self._shared.settings
+        if len(timestamps) != len(values) or not values:
+            raise BadArgument(f"{len(timestamps)} timestamps and {len(values)} values; one of each at least")
+        if set(map(type, timestamps)) != {int}:
+            raise BadArgument("a timestamp is a whole number of nanoseconds since 1970-01-01 UTC")
+        if set(map(type, values)) != {bytes}:
+            raise BadArgument("a value is bytes")
+        if not all(values):
+            raise EmptyValue("a value is empty")
+        first, last = min(timestamps), max(timestamps)
+        if first < settings.timestamp_min or last > settings.timestamp_max:
+            wrong = first if first < settings.timestamp_min else last
+            raise BadArgument(
+                f"the timestamp {wrong} is not within {settings.timestamp_min} and {settings.timestamp_max}"
+            )
+        size = sum(map(len, values))
+        if size > settings.value_bytes_max and max(map(len, values)) > settings.value_bytes_max:
+            raise ValueTooBig(
+                f"a value has more than {settings.value_bytes_max} bytes", {"limit": settings.value_bytes_max}
+            )
+        self._shared.check_memory(size + RECORD_MEMORY_BYTES * len(values))
+        return size, first, last
+
+    def _split(
+        self, timestamps: list[int], values: list[bytes], length_s: int
+    ) -> list[tuple[Part, list[int], list[bytes], int]]:
+        found: dict[Span, tuple[list[int], list[bytes]]] = {}
+        for timestamp, value in zip(timestamps, values, strict=True):
+            times, those = found.setdefault(Span.of(timestamp, length_s), ([], []))
+            times.append(timestamp)
+            those.append(value)
+        if len(found) > BUCKETS_PER_BATCH_MAX:
+            raise BatchTooBig(
+                f"the records are of {len(found)} buckets of {length_s} s, at most {BUCKETS_PER_BATCH_MAX} are taken "
+                "at once: split the batch",
+                {"limit": BUCKETS_PER_BATCH_MAX},
+            )
+        return [(self._part(span), *pair, sum(map(len, pair[1]))) for span, pair in sorted(found.items())]
+
+    def _part(self, span: Span) -> Part:
+        if self._last and self._last[0] == span:
+            bucket = self._last[1]
+        else:
+            bucket = self.buckets.get(span) or self.add(Bucket(span))
+            self._last = span, bucket
+        part = bucket.part_to_write(self._shared, self.directory)
+        if part not in self._shared.open and len(self._shared.open) >= OPEN_TAILS_MAX:
+            raise OutOfMemory(f"{OPEN_TAILS_MAX} buckets are being written to, the most that a node has open")
+        return part
+
+    def add(self, bucket: Bucket) -> Bucket:
+        self.buckets[bucket.span] = bucket
+        with self._shared.lock:
+            insort(self.spans, bucket.span)
+        return bucket
+
+    def drop(self, bucket: Bucket) -> list[Path]:
+        """A bucket that is not being written to or sealed goes out of sight. Its files, to be removed."""
+        self.records -= bucket.records
+        self.record_bytes -= bucket.value_bytes
+        names = bucket.file_names()
+        with self._shared.lock:
+            del self.spans[bisect_left(self.spans, bucket.span)]
+            del self.buckets[bucket.span]
+        self._last = None
+        for part in bucket.parts:
+            part.close()
+        return [self.directory / name.path for name in names]
+
+    def range(
+        self,
+        first: int,
+        end: int,
+        after: Cursor | None = None,
+        *,
+        newest_first: bool = False,
+    ) -> Iterator[Step]:
+        """The records with first <= timestamp < end, in steps, each of some MiB at most; see reading.
+
+        after: where an earlier one with the same arguments has stopped. The steps may be drawn in another thread while
+        the store is written to. Raises ChannelRemoved, OSError.
+        """
+        return read_range(self._shared, self, first, end, after, newest_first=newest_first)
+
+    def oldest(self) -> int | None:
+        """The lowest timestamp. It may read the headers of the first bucket. Raises OSError."""
+        return self._edge(newest=False)
+
+    def newest(self) -> int | None:
+        return self._edge(newest=True)
+
+    def _edge(self, *, newest: bool) -> int | None:
+        if not self.spans:
+            return None
+        for step in self.range(self.spans[0].start, 1 << 63, newest_first=newest):
+            for block in step.blocks:
+                return block.last if newest else block.first
+        return None

@@ -1,0 +1,361 @@
+"""The files of one generation of a bucket that is not sealed: its tails, and the log of its blocks.
+
+    put      make_room   space in the tail; DiskFull before anything has changed
+             add         the records, in a list
+    pass     write       all that was added, by one write(2); from then on they are entries, in memory and in the tail
+    thread   BlockWork   entries become blocks, some 256 KiB each, appended to the log
+    pass     finish      the entries leave the memory
+
+A part's records in the order in which they came: the blocks of its log, then its entries. Entries that a BlockWork has
+taken stay where they are until it is finished, so readers find each record once at any moment. What the log's last
+block says, number of a tail and offset in it, is the same border on disk.
+
+A tail is removed when all of it is in blocks and the log is synced. One that has grown is followed by the next;
+`flush` ends it at any size.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from nodes.logfiles.block_format import BLOCK_BYTES, BlockHeader, FileHeader, make_block, new_seed
+from nodes.logfiles.block_index import BlockIndex
+from nodes.logfiles.file_names import DAMAGED_SUFFIX, FileName, Span
+from nodes.logfiles.files import write_all
+from nodes.logfiles.shared import RECORD_MEMORY_BYTES, Shared
+from nodes.logfiles.tail import TAIL_BYTES, Tail
+from nodes.logfiles.tail_format import ENTRY_BYTES, RECORD_BYTES, pieces, pieces_bytes
+from swarm.core.limits import MIB
+from swarm.logfiles.payload import RECORDS_MAX, Codec, Records, is_ordered
+
+log = logging.getLogger(__name__)
+
+WORK_BYTES = 4 * MIB  # of records that one BlockWork takes: some 20 ms of a thread
+JOINED_BYTES = ENTRY_BYTES // 2  # entries below it are joined in memory, so that a tail of single records is few lists
+
+
+@dataclass(slots=True)
+class Entry:
+    """Records of a tail that are in no block, in the order in which they came. bytes: of their values, and what a
+    record takes besides. end: the offset in the tail behind them."""
+
+    timestamps: list[int]
+    values: list[bytes]
+    bytes: int
+    tail: Tail
+    end: int
+
+
+def ordered(timestamps: list[int], values: list[bytes]) -> Records:
+    """By time; those with the same timestamp stay in their order."""
+    if is_ordered(timestamps):
+        return timestamps, values
+    order = sorted(range(len(timestamps)), key=timestamps.__getitem__)
+    return [timestamps[each] for each in order], [values[each] for each in order]
+
+
+def groups(entries: Sequence[Entry], *, all_of_them: bool) -> list[Sequence[Entry]]:
+    """The entries that each block is made of: some BLOCK_BYTES. all_of_them: the last may have less."""
+    found, begin, size, records = [], 0, 0, 0
+    for number, entry in enumerate(entries):
+        if records + len(entry.values) > RECORDS_MAX:
+            found.append(entries[begin:number])
+            begin, size, records = number, 0, 0
+        size += entry.bytes
+        records += len(entry.values)
+        if size >= BLOCK_BYTES:
+            found.append(entries[begin : number + 1])
+            begin, size, records = number + 1, 0, 0
+    if all_of_them and begin < len(entries):
+        found.append(entries[begin:])
+    return found
+
+
+def joined(entries: Sequence[Entry]) -> Records:
+    timestamps, values = [], []
+    for entry in entries:
+        timestamps += entry.timestamps
+        values += entry.values
+    return ordered(timestamps, values)
+
+
+class Part:
+    def __init__(self, shared: Shared, channel: Path, span: Span, generation: int) -> None:
+        """channel: its directory."""
+        self.shared = shared
+        self.channel = channel
+        self.span = span
+        self.generation = generation
+        self.log_path = channel / FileName(span, generation, "log").path
+        self.log_seed: bytes | None = None
+        """None: there is no log yet."""
+        self.index = BlockIndex()
+        self.torn = False
+        """Behind the log's last block there is something that has to be cut."""
+        self.entries: list[Entry] = []
+        self.tails: list[Tail] = []
+        """Those that there are, in their order; the last one may be written to."""
+        self.last_number = 0
+        self.written_at = monotonic()
+        self.frozen = False
+        """It is being sealed, or its log cannot be read: its files stay as they are."""
+        self._timestamps: list[int] = []
+        self._values: list[bytes] = []
+        self._value_bytes = 0
+        self._tail: Tail | None = None
+        self.in_no_block = 0
+        """Bytes of the entries."""
+        self._taken = 0  # entries at the front that a BlockWork has
+        self.busy = False
+
+    # What requests and passes call.
+
+    def make_room(self, records: int, value_bytes: int) -> None:
+        """Raises DiskFull; nothing has changed."""
+        tail = self._tail
+        if tail is None or (tail.position > TAIL_BYTES and not self._values):
+            tail = self._begin_tail()
+        try:
+            tail.make_room(pieces_bytes(records, value_bytes))
+        except OSError as error:
+            raise self.shared.problem(f"allocate space for {tail.path}", error) from error
+
+    def add(self, timestamps: list[int], values: list[bytes], value_bytes: int) -> None:
+        """Records for which make_room was called."""
+        if self._values:
+            self._timestamps += timestamps
+            self._values += values
+        else:
+            self._timestamps, self._values = list(timestamps), list(values)
+            self.shared.touched[self] = None
+        self._value_bytes += value_bytes
+        self.shared.tail_bytes += value_bytes + RECORD_MEMORY_BYTES * len(values)
+
+    def write(self) -> None:
+        """What was added. Raises DiskFull or NodeError: the node must stop then."""
+        tail, shared = self._tail, self.shared
+        assert tail is not None, "records were added without make_room"
+        data: list[bytes] = []
+        found = []
+        end = tail.position
+        for timestamps, values, value_bytes in pieces(self._timestamps, self._values, self._value_bytes):
+            header, payload = shared.encoder.encode(tail.seed, timestamps, values)
+            data += header, payload
+            end += len(header) + len(payload)
+            found.append(Entry(timestamps, values, value_bytes + RECORD_BYTES * len(values), tail, end))
+        try:
+            tail.append(b"".join(data))
+        except OSError as error:
+            raise shared.problem(f"write {tail.path}", error) from error
+        self._timestamps, self._values, self._value_bytes = [], [], 0
+        with shared.lock:
+            for entry in found:
+                self._append(entry)
+        if shared.settings.syncs:
+            shared.unsynced[tail] = None
+        self.written_at = monotonic()
+        shared.open.pop(self, None)
+        shared.open[self] = None
+        if self.in_no_block >= BLOCK_BYTES:
+            shared.full[self] = None
+
+    def _append(self, entry: Entry) -> None:
+        self.in_no_block += entry.bytes
+        last = self.entries[-1] if len(self.entries) > self._taken else None
+        if last and last.tail is entry.tail and last.bytes + entry.bytes <= JOINED_BYTES:
+            last.timestamps += entry.timestamps
+            last.values += entry.values
+            last.bytes += entry.bytes
+            last.end = entry.end
+        else:
+            self.entries.append(entry)
+            entry.tail.entries += 1
+
+    def load(self, entry: Entry) -> None:
+        """One that a tail had when the node started."""
+        self._append(entry)
+        self.shared.tail_bytes += entry.bytes + (RECORD_MEMORY_BYTES - RECORD_BYTES) * len(entry.values)
+        if self.in_no_block >= BLOCK_BYTES:
+            self.shared.full[self] = None
+
+    @property
+    def value_bytes(self) -> int:
+        """Of all records that are not only added."""
+        entries = sum(entry.bytes - RECORD_BYTES * len(entry.values) for entry in self.entries)
+        return self.index.value_bytes + entries
+
+    @property
+    def records(self) -> int:
+        return self.index.records_total + sum(len(entry.values) for entry in self.entries)
+
+    def _begin_tail(self) -> Tail:
+        shared = self.shared
+        self.end_tail()
+        try:
+            tail = Tail.begin(shared.files, self.channel, self.span, self.generation, self.last_number + 1)
+        except OSError as error:
+            raise shared.problem(f"begin a tail in {self.log_path.parent}", error) from error
+        self.last_number = tail.number
+        self.tails.append(tail)
+        self._tail = tail
+        shared.open[self] = None
+        if shared.settings.syncs:
+            for directory in (tail.path.parent, self.channel, self.channel.parent):
+                shared.new_names[directory] = None
+        return tail
+
+    def end_tail(self) -> None:
+        """The next record begins another one. Nothing is added and not written."""
+        assert not self._values
+        tail, self._tail = self._tail, None
+        self.shared.open.pop(self, None)
+        if tail is None:
+            return
+        tail.ended = True
+        if tail not in self.shared.unsynced:
+            tail.close()
+
+    def cut_tail(self) -> None:
+        """Nothing more will be written: the space that was allocated ahead is given back. Raises OSError."""
+        if self._tail is not None:
+            self._tail.cut()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Nothing is added and not written, and no work has it."""
+        return not (self.busy or self.frozen or self._values)
+
+    def close(self) -> None:
+        """Gives up its files, and what it holds in memory; they stay as they are."""
+        self.shared.tail_bytes -= sum(_memory(entry) for entry in self.entries)
+        self.drop_added()
+        self.shared.open.pop(self, None)
+        for tail in self.tails:
+            self.shared.unsynced.pop(tail, None)
+            tail.close()
+
+    def drop_added(self) -> None:
+        """What was added and not written is not wanted any more."""
+        self.shared.touched.pop(self, None)
+        self.shared.full.pop(self, None)
+        self.shared.tail_bytes -= self._value_bytes + RECORD_MEMORY_BYTES * len(self._values)
+        self._timestamps, self._values, self._value_bytes = [], [], 0
+
+    # Blocks.
+
+    def take(self, *, flush: bool = False) -> "BlockWork | None":
+        """Work to make blocks of what is there. flush: of all of it, and the tail ends; without, where a block is
+        full."""
+        assert self.is_at_rest
+        if flush:
+            self.end_tail()
+        taken, size = [], 0
+        for group in groups(self.entries, all_of_them=flush):
+            if size >= WORK_BYTES:
+                break
+            taken.append(group)
+            size += sum(entry.bytes for entry in group)
+        self._taken = sum(map(len, taken))
+        left = {entry.tail for entry in self.entries[self._taken :]}
+        done = [tail for tail in self.tails if tail is not self._tail and tail not in left]
+        if not taken and not done:
+            return None
+        self.busy = True
+        return BlockWork(self, taken, done)
+
+    def finished(self, blocks: list[tuple[int, BlockHeader]], written: int, removed: list[Tail]) -> None:
+        """Of the entries so many are in these blocks."""
+        with self.shared.lock:
+            for offset, header in blocks:
+                self.index.add(offset, header)
+            gone = self.entries[:written]
+            del self.entries[:written]
+            self._taken = 0
+            self.busy = False
+            for entry in gone:
+                entry.tail.entries -= 1
+                self.in_no_block -= entry.bytes
+                self.shared.tail_bytes -= _memory(entry)
+        for tail in removed:
+            self.tails.remove(tail)
+            self.shared.unsynced.pop(tail, None)
+            tail.close()
+        if self.in_no_block >= BLOCK_BYTES or any(tail is not self._tail and not tail.entries for tail in self.tails):
+            self.shared.full[self] = None
+
+
+def _memory(entry: Entry) -> int:
+    return entry.bytes + (RECORD_MEMORY_BYTES - RECORD_BYTES) * len(entry.values)
+
+
+class BlockWork:
+    """Entries of a part become blocks of its log; tails that are in blocks as a whole are removed then."""
+
+    def __init__(self, part: Part, taken: list[Sequence[Entry]], done: list[Tail]) -> None:
+        self._part = part
+        self._taken = taken
+        self._done = done
+        self._blocks: list[tuple[int, BlockHeader]] = []
+        self._written = 0
+        self._removed: list[Tail] = []
+
+    def run(self) -> None:
+        part = self._part
+        files, syncs = part.shared.files, part.shared.settings.syncs
+        if self._taken or (syncs and part.log_seed is not None):
+            fd = self._open_log()
+            try:
+                self._write_blocks(fd)
+                if self._done and syncs:
+                    files.sync(fd)
+                    files.sync_directory(part.log_path.parent)
+            finally:
+                files.close(fd)
+        for tail in self._done:
+            if tail.damaged:
+                files.rename(tail.path, tail.path.with_name(tail.path.name + DAMAGED_SUFFIX))
+            else:
+                files.remove(tail.path)
+            self._removed.append(tail)
+
+    def finish(self) -> None:
+        self._part.finished(self._blocks, self._written, self._removed)
+
+    def _open_log(self) -> int:
+        part = self._part
+        files = part.shared.files
+        if part.log_seed is not None:
+            fd = files.open(part.log_path, to_write=True)
+            if part.torn:
+                files.cut(fd, part.index.end)
+                part.torn = False
+            return fd
+        fd = files.create(part.log_path)
+        try:
+            header = FileHeader(False, part.span, part.generation, new_seed())
+            write_all(files, fd, header.pack(), 0)
+        except OSError:
+            files.close(fd)
+            raise
+        part.log_seed = header.seed
+        return fd
+
+    def _write_blocks(self, fd: int) -> None:
+        part = self._part
+        seed = part.log_seed
+        assert seed is not None
+        offset = part.index.end
+        for group in self._taken:
+            last = group[-1]
+            timestamps, values = joined(group)
+            header, stored = make_block(
+                timestamps, values, Codec.LZ4, seed, tail=last.tail.number, tail_offset=last.end
+            )
+            part.torn = True
+            write_all(part.shared.files, fd, header.pack(seed) + stored, offset)
+            part.torn = False
+            self._blocks.append((offset, header))
+            self._written += len(group)
+            offset += header.bytes
