@@ -23,7 +23,7 @@ from good_store import LATE, NOON, SEALED, Store, files, good_store
 from nodes.logfiles.block_format import FILE_HEADER_BYTES, BlockHeader
 from nodes.logfiles.check.findings import Kind
 from nodes.logfiles.file_names import FileName
-from nodes.logfiles.tail_format import encode_entry
+from nodes.logfiles.tail_format import Encoder
 from swarm.logfiles.payload import Codec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -330,7 +330,7 @@ def entry_undecodable(store: Store) -> list[Expected]:
 @damage
 def entry_outside_bucket(store: Store) -> list[Expected]:
     data, end = store.tail.read_bytes(), store.units[store.tail][-1].end
-    entry = encode_entry(data[32:40], [NOON - 1], [b"too early"])
+    entry = b"".join(Encoder().encode(data[32:40], [NOON - 1], [b"too early"]))
     change(store.tail, end, entry)
     return [Expected(store.tail, end, len(entry), Kind.OUTSIDE_BUCKET)]
 

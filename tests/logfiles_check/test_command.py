@@ -1,9 +1,12 @@
 """The `logfiles-check` command: what PATH may be, exit statuses, what it prints, and what it cannot check."""
 
+import fcntl
 import json
 import os
+import pty
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,35 @@ def test_as_a_process(tmp_path: Path) -> None:
     again = ended()
     assert again.returncode == 0
     assert again.stdout.endswith("clean\n")
+
+
+def test_on_a_terminal(tmp_path: Path) -> None:
+    """A table, and a progress bar."""
+    make("block-payload-checksum", tmp_path)
+    terminal, other_end = pty.openpty()
+    command = [sys.executable, "-m", "nodes.logfiles.check", str(tmp_path)]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "200"}
+    with subprocess.Popen(command, stdin=other_end, stdout=other_end, stderr=other_end, env=environment) as process:
+        os.close(other_end)
+        output = b""
+        with suppress(OSError):  # EIO: the other end was closed
+            while data := os.read(terminal, 65_536):
+                output += data
+        os.close(terminal)
+        assert process.wait() == 4
+    assert "│ payload-checksum │" in output.decode()
+    assert b"100%" in output or b"bytes" in output
+    assert b"findings: 1, mended: 0" in output
+
+
+def test_a_directory_that_cannot_be_locked(run: Ended, tmp_path: Path) -> None:
+    good_store(tmp_path)
+    (tmp_path / "lock").unlink()
+    (tmp_path / "lock").mkdir()
+    for options in ([], ["--fix"]):
+        status, _, err = run(tmp_path, *options)
+        assert status == 8
+        assert "Is a directory" in err
 
 
 def test_statuses(run: Ended, tmp_path: Path) -> None:
@@ -149,6 +181,15 @@ def test_a_running_node_is_not_checked(run: Ended, tmp_path: Path, options: list
     del before["lock"]
     assert {path: data for path, data in files(tmp_path).items() if path != "lock"} == before
     assert run(tmp_path, *options)[0] in (1, 4)
+
+
+def test_a_process_that_seals_may_outlive_its_node(run: Ended, tmp_path: Path) -> None:
+    good_store(tmp_path)
+    with (tmp_path / "sealing.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for options in ([], ["--fix"]):
+            assert run(tmp_path, *options)[0] == 8
+    assert run(tmp_path, "--fix")[0] == 0
 
 
 def test_a_link_to_another_disk(run: Ended, tmp_path: Path) -> None:

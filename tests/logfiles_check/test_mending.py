@@ -279,3 +279,32 @@ def test_a_log_that_has_just_been_begun(tmp_path: Path, data: bytes) -> None:
     assert check(tmp_path).status is Status.CLEAN
     store.path(FileName(LIVE, 2, "tail", 1)).rename(store.path(FileName(LIVE, 2, "tail", 2)))
     assert [each.kind for each in check(tmp_path).findings] == [Kind.WRONG_NAME, Kind.TRUNCATED_HEADER]
+
+
+def test_a_damaged_file_with_a_wrong_name(tmp_path: Path) -> None:
+    """It is renamed, and mended where it belongs then."""
+    store = good_store(tmp_path)
+    good, sealed, unit = content(tmp_path), store.sealed, store.units[store.sealed][1]
+    flip(sealed, unit.end - 1)
+    sealed.rename(sealed.with_name(sealed.name.replace("110000", "010000")))
+    assert {each.kind for each in check(tmp_path).findings} == {Kind.WRONG_NAME, Kind.PAYLOAD_CHECKSUM}
+    report = repair(tmp_path)
+    assert report.status is Status.REPAIRED
+    assert [(each.kind, each.mended) for each in report.findings] == [
+        (Kind.WRONG_NAME, True),
+        (Kind.PAYLOAD_CHECKSUM, True),
+    ]
+    assert check(tmp_path).status is Status.CLEAN
+    assert good - content(tmp_path) == Counter(unit.records)
+
+
+def test_names_that_are_exchanged(tmp_path: Path) -> None:
+    """Neither place is free."""
+    store = good_store(tmp_path)
+    tail = store.write_tail(FileName(LIVE, 1, "tail", 2), [store.records(LIVE, 2)])
+    before = store.tail.read_bytes(), tail.read_bytes()
+    store.tail.write_bytes(before[1])
+    tail.write_bytes(before[0])
+    report = repair(tmp_path)
+    assert [(each.kind, each.mendable) for each in report.findings] == [(Kind.WRONG_NAME, False)] * 2
+    assert (tail.read_bytes(), store.tail.read_bytes()) == before

@@ -48,7 +48,7 @@ def _summary(report: Report) -> str:
     if not report.findings:
         return f"{size}: {'no damage found' if report.errors else 'clean'}"
     mended = sum(finding.mended for finding in report.findings)
-    return f"{size}: {len(report.findings)} findings, {mended} mended"
+    return f"{size}: findings: {len(report.findings)}, mended: {mended}"
 
 
 def _show_table(findings: list[Finding]) -> None:

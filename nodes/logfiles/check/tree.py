@@ -17,6 +17,7 @@ from swarm.core.node import NodeError, lock_directory
 from swarm.core.protocol import check_channel
 
 LOCK = "lock"
+SEALING_LOCK = "sealing.lock"  # of processes that seal, which may end after their node
 _FRONT = re.compile(r"\d{6}_\d{1,5}", re.ASCII)  # start and length of a bucket
 
 
@@ -49,22 +50,27 @@ def kept_from_nodes(data: Path | None, *, to_change: bool) -> Iterator[None]:
             try:
                 opened.enter_context(lock_directory(data))
             except NodeError as error:
-                raise Impossible(f"{error}: stop it first") from error
+                raise Impossible(str(error)) from error
         elif data is not None:
-            try:
-                lock = opened.enter_context((data / LOCK).open())
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise Impossible(f"{shown(data / LOCK)} cannot be read: {reason(error)}") from error
-            else:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except OSError as error:
-                    owner = lock.read().strip() or "unknown"
-                    text = f"{shown(data)} is in use by another process (pid {owner}), which changes its files"
-                    raise Impossible(f"{text}: stop it first") from error
+            _lock(opened, data, LOCK)
+        if data is not None:
+            _lock(opened, data, SEALING_LOCK)
         yield
+
+
+def _lock(opened: ExitStack, data: Path, name: str) -> None:
+    """Nothing is written for it."""
+    try:
+        file = opened.enter_context((data / name).open())
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return
+    except BlockingIOError as error:
+        owner = file.read().strip() or "unknown"
+        text = f"{shown(data)} is in use by another process (pid {owner}), which changes its files"
+        raise Impossible(f"{text}: stop it first") from error
+    except OSError as error:
+        raise Impossible(f"{shown(data / name)} cannot be locked: {reason(error)}") from error
 
 
 def find(path: Path, channel: str | None) -> Found:
