@@ -171,7 +171,7 @@ def _bucket(names: dict[Path, FileName]) -> list[Record]:
 def read_blocks(path: Path, name: FileName) -> tuple[list[Record], tuple[int, int]]:
     """A `.log` may end with a block that was not finished."""
     data = path.read_bytes()
-    if name.kind == "log" and len(data) < FILE_HEADER_BYTES:
+    if name.kind == "log" and not any(data):
         return [], (0, 0)
     header = FileHeader.unpack(data[:FILE_HEADER_BYTES])
     assert (header.span, header.generation, header.sealed) == (name.span, name.generation, name.kind == "sealed")
@@ -194,7 +194,7 @@ def _is_cut_short(data: bytes, seed: bytes, offset: int) -> bool:
 
 def _read_tail(path: Path, name: FileName, position: tuple[int, int]) -> list[Record]:
     data = path.read_bytes()
-    if not any(data[: tail_format.HEADER_BYTES]):
+    if not any(data[tail_format.HEADER_BYTES :]):
         return []
     header = TailHeader.unpack(data[: tail_format.HEADER_BYTES])
     assert (header.span, header.generation, header.number) == (name.span, name.generation, name.number)
