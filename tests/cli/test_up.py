@@ -328,8 +328,8 @@ def test_on_a_terminal_there_is_a_table(tmp_path: Path) -> None:
     os.close(terminal)
 
 
-def row(number: int) -> Row:
-    node = NodeProcess(f"dht-{number}", "", Address("127.0.0.1", 10000 + number), Path(), (), lambda *_: None)
+def row(number: int, kind: str = "dht") -> Row:
+    node = NodeProcess(f"{kind}-{number}", "", Address("127.0.0.1", 10000 + number), Path(), (), lambda *_: None)
     node.state, node.pid = State.RUNNING, 4194304
     return Row(node, AsyncDhtClient, HashRange(), Figures(1_234_567, 2**30, 2_000_000, 4096, 18 * 2**30, 11.0))
 
@@ -355,7 +355,7 @@ def test_requests_per_second_are_those_between_the_last_two_answers() -> None:
 
 @pytest.mark.parametrize(("columns", "wide"), [(80, False), (120, True)])
 def test_the_table_fits(columns: int, wide: bool) -> None:
-    rows = [row(number) for number in range(1, 65)]
+    rows = [row(number, "logfiles") for number in range(1, 65)]
     for each in rows:
         each.before = figures(0, 10.0)
     console = Console(width=columns, file=SimpleNamespace(write=len, flush=lambda: None), record=True)  # type: ignore[arg-type]
