@@ -198,7 +198,7 @@ def test_damaged_blocks_are_passed_over_and_told(kind: str, tmp_path: Path, capl
         node.start()
         with caplog.at_level(logging.WARNING, "swarm.logfiles.ranges"):
             run(kind, [node.address], work)
-    assert f"{node.address}: 1 damaged blocks of channel a were passed over" in caplog.text
+    assert f"{node.address}: of channel a 1 damaged block(s) were passed over" in caplog.text
 
 
 def flip_a_byte_of_a_block(directory: Path) -> None:
