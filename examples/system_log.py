@@ -15,13 +15,16 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from swarm.blocking import LogfilesClient
+from swarm.core.errors import SwarmError
 
 CHANNEL = "system-log"
 LOGS = ("/var/log/dpkg.log", "/var/log/dnf.log", "/var/log/dnf5.log", "/var/log/apk.log", "/var/log/syslog")
@@ -30,7 +33,7 @@ TIME = re.compile(rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,6})?(?:Z|[+-]\
 
 
 def find_log() -> Path | None:
-    """The first log that this machine has, and that can be read; in one of an hour there is nothing to be asked."""
+    """The first log that this machine has, that can be read, and that has times."""
     for path in map(Path, LOGS):
         try:
             if any(True for _ in read_log(path)):
@@ -71,6 +74,9 @@ def import_log(logs: LogfilesClient, path: Path) -> Counter[str]:
                 progress.advance(task, sum(len(value) + 1 for _, value in batch))
                 batch = []
         logs.put_many(CHANNEL, batch)
+        stored, _ = logs.channel_size(CHANNEL)
+        if stored != days.total() or not stored:
+            raise click.ClickException(f"{stored} of {days.total()} records were stored")
         progress.update(task, completed=path.stat().st_size)
     return days
 
@@ -83,59 +89,66 @@ def grep(path: Path, *arguments: str) -> Counter[bytes]:
     return Counter(done.stdout.splitlines())
 
 
-def lines_of(values: list[bytes]) -> Counter[bytes]:
-    """Records may have several lines."""
-    return Counter(line for value in values for line in value.split(b"\n"))
+class Comparison:
+    """What the nodes and what grep find in a day of a log."""
+
+    def __init__(self, logs: LogfilesClient, log: Path, day: str) -> None:
+        self.table = Table("records", "nodes", "grep", "", title=str(log))
+        self.wrong = 0
+        self._logs = logs
+        self._log = log
+        self._day = day
+        self._start = datetime.fromisoformat(day).astimezone()
+        self._end = (datetime.fromisoformat(day) + timedelta(days=1)).astimezone()
+        self._of_the_day = grep(log, f"^{day}")
+
+    def ask(self, question: str, pattern: str, arguments: list[str], **options: Any) -> None:
+        """pattern: what is found in every record that is given, and in every line that grep finds with its arguments.
+
+        A record may have several lines: what is compared are the lines that begin with the day.
+        """
+        matches = re.compile(pattern.encode()).search
+        values = [value for _, value in self._logs.get_range(CHANNEL, self._start, self._end, **options)]
+        lines = Counter(line for value in values for line in value.split(b"\n") if matches(line))
+        expected = grep(self._log, *arguments) & self._of_the_day
+        equal = all(map(matches, values)) and lines & self._of_the_day == expected
+        self.wrong += not equal
+        self.table.add_row(
+            escape(question), f"{len(values):,}", f"{expected.total():,}", "equal" if equal else "DIFFERENT"
+        )
+
+
+def compare(nodes: tuple[str, ...], log: Path, word: str, regex: str) -> Comparison:
+    with LogfilesClient(nodes) as logs:
+        logs.remove_channel(CHANNEL)  # of an earlier run
+        day, _ = import_log(logs, log).most_common(1)[0]
+        comparison = Comparison(logs, log, day)
+        comparison.ask(f"of {day}", "", [""])
+        comparison.ask(f"with {word}", re.escape(word), ["-F", word], substring=word)
+        anyhow = f"(?i){re.escape(word)}"
+        comparison.ask(f"with {word} in any case", anyhow, ["-F", "-i", word], substring=word.upper(), ignore_case=True)
+        comparison.ask(f"that match {regex}", regex, ["-E", regex], regex=regex)
+        logs.remove_channel(CHANNEL)
+    return comparison
 
 
 @click.command()
 @click.option("--node", "nodes", multiple=True, required=True, metavar="HOST:PORT", help="A node; repeat it for each.")
 @click.option("--log", type=click.Path(path_type=Path), help="Which log.  [that of the package manager]")
 @click.option("--word", default="installed", show_default=True, help="What the day is searched for.")
-def main(nodes: tuple[str, ...], log: Path | None, word: str) -> None:
+@click.option("--regex", default="(install|upgrade|trigproc) [a-m]", show_default=True, help="The same.")
+def main(nodes: tuple[str, ...], log: Path | None, word: str, regex: str) -> None:
     """Compares ranges of a log with what grep gives."""
     log = log or find_log()
     if log is None:
         raise click.ClickException(f"none of {', '.join(LOGS)} is there and has times: name one with --log")
-    table = Table(title=str(log))
-    for title in ("question", "records", "lines", "as grep"):
-        table.add_column(title)
-    wrong = 0
-    with LogfilesClient(nodes) as logs:
-        logs.remove_channel(CHANNEL)  # of an earlier run
-        days = import_log(logs, log)
-        day, _ = days.most_common(1)[0]
-        start = datetime.fromisoformat(day).astimezone()
-        end = (datetime.fromisoformat(day) + timedelta(days=1)).astimezone()
-
-        def ask(question: str, expected: Counter[bytes] | None, **options: str | bool) -> list[bytes]:
-            """What is found; compared, unless records have more lines than grep would give."""
-            nonlocal wrong
-            values = [value for _, value in logs.get_range(CHANNEL, start, end, **options)]  # type: ignore[arg-type]
-            found = lines_of(values)
-            equal = expected is None or found == expected
-            wrong += not equal
-            table.add_row(question, f"{len(values):,}", f"{found.total():,}", "equal" if equal else "DIFFERENT")
-            return values
-
-        single = all(b"\n" not in value for value in ask(f"all of {day}", None))
-        of_the_day = grep(log, f"^{day}")
-        ask("all of it, once more", of_the_day if single else None)
-        for question, arguments, options in (
-            (f"with {word}", ["-F", word], {"substring": word}),
-            (f"with {word.upper()}, ignoring case", ["-F", "-i", word.upper()], {"substring": word.upper()}),
-            (f"with ^.* {word}$ or [0-9]+-[0-9]", ["-E", f"{word}$|[0-9]+-[0-9]"], {"regex": f"{word}$|[0-9]+-[0-9]"}),
-        ):
-            expected = grep(log, *arguments) & of_the_day
-            ask(question, expected if single else None, **options, ignore_case="-i" in arguments)
-        records, _ = logs.channel_size(CHANNEL)
-        logs.remove_channel(CHANNEL)
-    if records != days.total():
-        wrong += 1
-        click.echo(f"{records} records were stored, of {days.total()}", err=True)
-    Console().print(table)
-    if wrong:
-        raise click.ClickException(f"{wrong} of these differ")
+    try:
+        comparison = compare(nodes, log, word, regex)
+    except (SwarmError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    Console().print(comparison.table)
+    if comparison.wrong:
+        raise click.ClickException(f"{comparison.wrong} of these differ")
 
 
 if __name__ == "__main__":
