@@ -17,6 +17,8 @@ from tests.waiting import PATIENCE_S, wait_until
 README = (Path(__file__).parents[2] / "README.md").read_text()
 ADDRESSES = ("127.0.0.1:10001", "127.0.0.1:10002")
 QUEUE_ADDRESSES = ("127.0.0.1:10101",)
+LOGFILES_ADDRESSES = ("127.0.0.1:10201",)
+FILES = {"nodes": ADDRESSES, "nodes-queue": QUEUE_ADDRESSES, "nodes-logfiles": LOGFILES_ADDRESSES}
 
 
 def blocks(language: str) -> list[str]:
@@ -31,15 +33,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     command = [sys.executable, "-m", "swarm.cli.main", "up", "--base-port", "0"]
     with subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL) as process:
         try:
-            wait_until((directory / "swarm-data" / "nodes").exists)
-            wait_until((directory / "swarm-data" / "nodes-queue").exists)
+            for file in FILES:
+                wait_until((directory / "swarm-data" / file).exists)
             yield directory
         finally:
             process.terminate()
 
 
 def at_the_nodes_of(place: Path, text: str) -> str:
-    for file, addresses in (("nodes", ADDRESSES), ("nodes-queue", QUEUE_ADDRESSES)):
+    for file, addresses in FILES.items():
         for shown, address in zip(addresses, (place / "swarm-data" / file).read_text().split(), strict=True):
             text = text.replace(shown, address)
     return text
@@ -62,7 +64,11 @@ def run(place: Path, *command: str, environment: dict[str, str] | None = None) -
 
 @pytest.mark.parametrize(
     ("first", "variable", "addresses"),
-    [("swarm dht put", "SWARM_NODES", ADDRESSES), ("swarm queue push", "SWARM_QUEUE_NODES", QUEUE_ADDRESSES)],
+    [
+        ("swarm dht put", "SWARM_NODES", ADDRESSES),
+        ("swarm queue push", "SWARM_QUEUE_NODES", QUEUE_ADDRESSES),
+        ("swarm logfiles put", "SWARM_LOGFILES_NODES", LOGFILES_ADDRESSES),
+    ],
 )
 def test_the_commands(place: Path, first: str, variable: str, addresses: tuple[str, ...]) -> None:
     (block,) = (each for each in blocks("console") if first in each)
