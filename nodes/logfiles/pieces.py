@@ -1,8 +1,9 @@
 """The pieces of a range, one after the other, in a thread: what the store gives, as a filter and a limit leave it.
 
-A piece is a batch on the wire: a step of the store, which is a block if blocks are large, so that a frame ends with it,
-or what a filter has left of several steps. It ends with a Cursor: that of the step, or, where that was left in its
-middle, behind the last record that was looked at. (In front of it where the newest come first.)
+A piece is a batch on the wire: a step of the store, which is a block if blocks are large, so that a frame ends with it;
+several where they are small, or where a filter has left little of them. It ends with a Cursor: that of the last step,
+or, where that was left in its middle, behind the last record that was looked at. (In front of it where the newest come
+first.)
 
 Of a block that is taken as a whole the stored bytes go on. Records that are taken of other blocks are collected in new
 ones, which are small: nothing is gained by compressing them.
@@ -13,7 +14,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 
 from nodes.logfiles.block_format import BLOCK_BYTES
 from nodes.logfiles.block_index import Damage
@@ -27,6 +28,7 @@ from swarm.logfiles.payload import RECORDS_MAX, BadPayload, Records
 log = logging.getLogger(__name__)
 
 READ_BYTES = 512 * KIB  # of payloads that a range reads ahead of what was sent
+STEPS_MAX = 64  # in a piece: buckets with few records each, or work that has found no block
 FILTERED_BYTES = 4 * MIB  # decompressed, that it looks at in one go: some 20,000 lines, 20 ms for an expression
 
 
@@ -83,8 +85,16 @@ class Pieces:
     def _next(self) -> Piece | None:
         if self._left is not None or self._asked.filter is not None:
             return self._look()
-        step = next(self._steps, None)
-        return Piece(step.cursor, step.blocks, step.damages, len(step.damages)) if step else None
+        piece: Piece | None = None
+        for step in islice(self._steps, STEPS_MAX):
+            piece = piece or Piece(step.cursor)
+            piece.cursor = step.cursor
+            piece.blocks += step.blocks
+            piece.damages += step.damages
+            piece.damaged += len(step.damages)
+            if sum(len(block.payload) for block in piece.blocks) >= APART_BYTES_MIN:
+                break
+        return piece
 
     def _look(self) -> Piece | None:
         """At blocks, of several steps if there is little in them."""
