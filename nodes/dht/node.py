@@ -129,6 +129,7 @@ def _load(
     journal = Journal(
         service,
         directory,
+        budget,
         last_number=recovered.last_number,
         last_bytes=recovered.last_bytes,
         segments=recovered.segments,

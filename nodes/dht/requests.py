@@ -7,6 +7,7 @@ needs no asking: a comparison with unchecked_bytes tells.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 from nodes.dht.journal import Journal, NoJournal
@@ -16,7 +17,7 @@ from nodes.dht.reserves import Reserves
 from nodes.dht.storage import DhtChannel, conflict, wrong_node
 from swarm.core.connection_handler import ConnectionHandler
 from swarm.core.errors import SwarmError, WrongNode
-from swarm.core.limits import KEY_BYTES_MAX, RECORD_OVERHEAD_BYTES
+from swarm.core.limits import KEY_BYTES_MAX, LARGE_RESULT_BYTES, RECORD_OVERHEAD_BYTES
 from swarm.core.request_handler import Service
 from swarm.core.storage_channels import MemoryBudget, StorageChannels
 from swarm.dht import protocol
@@ -45,9 +46,9 @@ class DhtRequests:
         service.background.append(self._reserves.expire)
         self._journal = journal
         self._note = journal.note
-        service.handle(protocol.PUT, self._put)
+        service.handle(protocol.PUT, self._put, together=self._put_together)
         service.handle(protocol.PUT_MANY, self._put_many, "batch")
-        service.handle(protocol.GET, self._get)
+        service.handle(protocol.GET, self._get, together=self._get_together)
         service.handle(protocol.GET_MANY, self._get_many, "batch")
         service.handle(protocol.EXISTS, self._exists)
         service.handle(protocol.REMOVE, self._remove)
@@ -87,6 +88,39 @@ class DhtRequests:
             self._check_range(key)
             return None
         return value
+
+    def _put_together(self, channels: tuple[Any, ...], keys: tuple[Any, ...], values: tuple[Any, ...]) -> Any:
+        """Puts into one channel, as a put many: together, or if something is wrong with one, none."""
+        channel = channels[0]
+        engine = self._engine(channel) if type(channel) is str else None
+        size = protocol.records_size(keys, values, self._value_bytes)
+        if engine is None or not size or channels.count(channel) < len(channels):
+            return None
+        try:
+            self._journal.make_room(channel, size, len(keys))
+            engine.put_many(keys, values, size)
+        except SwarmError:
+            return None
+        self._note((PUT_MANY, channel, keys, values))
+        if self._listened:
+            self._listeners.put_many(channel, list(keys), list(values))
+        return repeat(None)
+
+    def _get_together(self, channels: tuple[Any, ...], keys: tuple[Any, ...]) -> Any:
+        """Gets from one channel, if they are not much together."""
+        channel = channels[0]
+        engine = self._engine(channel) if type(channel) is str else None
+        if engine is None or channels.count(channel) < len(channels):
+            return None
+        try:
+            values = engine.get_each(keys)
+            if None in values:  # only what was not found may have been wrong to ask for
+                protocol.check_keys(list(keys), self._limits)
+                for key in keys:
+                    self._check_range(key)
+        except (SwarmError, IndexError, TypeError):
+            return None
+        return values if sum(map(len, filter(None, values))) <= LARGE_RESULT_BYTES else None
 
     def _exists(self, channel: Any, key: Any) -> bool:
         return self._get(channel, key) is not None
@@ -136,19 +170,20 @@ class DhtRequests:
         if not keys:
             self._reserves.release(connection, reserve or 0)
             return
+        kept_aside = False
         if reserve is None:
-            self._reserves.release(connection, size + RECORD_OVERHEAD_BYTES * len(keys))
+            kept_aside = self._reserves.release(connection, size + RECORD_OVERHEAD_BYTES * len(keys))
         elif reserve:
             self._reserves.add(connection, reserve)
         try:
             engine = self._channels.get(channel)
             if engine is not None:
-                self._journal.make_room(channel, size, len(keys))
+                self._journal.make_room(channel, size, len(keys), kept_aside=kept_aside)
                 engine.put_many(keys, values, size)
             else:
                 protocol.PUT_MANY.check((channel, keys, values, reserve), self._limits)
                 with self._channels.create(channel) as engine:
-                    self._journal.make_room(channel, size, len(keys))
+                    self._journal.make_room(channel, size, len(keys), kept_aside=kept_aside)
                     engine.put_many(keys, values, size)
             self._note((PUT_MANY, channel, keys, values))
         except SwarmError:

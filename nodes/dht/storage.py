@@ -138,7 +138,7 @@ class DhtChannel:
 
     # Batches: per record no more than a few steps of C.
 
-    def get_many(self, keys: list[bytes]) -> list[bytes]:
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes]:
         """The values of the first keys, at least one, up to REPLY_BYTES_MAX.
 
         Raises KeyError, IndexError or TypeError where not all are found: keys that were found need no checking.
@@ -149,32 +149,54 @@ class DhtChannel:
         values = [directory[(hash_key(key) >> shift) - base][key] for key in keys]
         return values if sum(map(len, values)) <= REPLY_BYTES_MAX else _bounded(values)
 
+    def get_each(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of every key, however many bytes; None for what is not found, of which the hash may be outside the
+        range. Raises IndexError or TypeError where a key is none, or outside what is covered."""
+        directory, shift, base = self._directory, self._shift, self._base
+        return [directory[(hash_key(key) >> shift) - base].get(key) for key in keys]
+
     def get_some(self, keys: list[bytes]) -> list[bytes | None]:
         """As get_many, for keys that were checked; None for what does not exist."""
         return _bounded([self.get(key) for key in keys])
 
-    def put_many(self, keys: list[bytes], values: list[bytes], size: int) -> None:
-        """Stores all, or raises WrongNode or OutOfMemory and stores nothing. size: bytes of keys and values."""
-        if len(set(keys)) < len(keys):
-            records = dict(zip(keys, values, strict=True))
-            keys, values = list(records), list(records.values())
-            size = sum(map(len, keys)) + sum(map(len, values))
+    def put_many(self, keys: Sequence[bytes], values: Sequence[bytes], size: int) -> None:
+        """Stores all, or raises WrongNode or OutOfMemory and stores nothing. size: bytes of keys and values.
+
+        A loop: what takes the time is waiting for the memory of each record, and several passes in C were not faster.
+        """
         hashes = list(map(hash_key, keys))
         if self._partial and (min(hashes) < self._lowest or max(hashes) > self._highest):
             raise wrong_node(next(key for key in keys if hash_key(key) not in self._range), self._range)
+        if size + RECORD_OVERHEAD_BYTES * len(keys) > self._budget.free:
+            self._check_budget(keys, values)
         directory, shift, base = self._directory, self._shift, self._base
-        shards = [directory[(key_hash >> shift) - base] for key_hash in hashes]
-        replaced, replaced_size = _replaced(shards, keys)
-        growth = size - replaced_size + RECORD_OVERHEAD_BYTES * (len(keys) - replaced)
-        if growth > self._budget.free and growth > 0:
-            raise self._budget.refuse(growth)
+        growth = new = 0
+        too_large: list[int] = []
+        for key, value, key_hash in zip(keys, values, hashes):  # noqa: B905 - was checked, and costs for every record
+            shard = directory[(key_hash >> shift) - base]
+            old = shard.get(key)
+            shard[key] = value
+            if old is not None:
+                growth += len(value) - len(old)
+                continue
+            growth += len(key) + len(value) + RECORD_OVERHEAD_BYTES
+            new += 1
+            if len(shard) > SHARD_RECORDS_MAX:
+                too_large.append(key_hash)
         self._budget.free -= growth
         self._memory += growth
-        self.records += len(keys) - replaced
-        for shard, key, value in zip(shards, keys, values):  # noqa: B905 - was checked, and costs for every record
-            shard[key] = value
-        if replaced < len(keys) and max(map(len, shards)) > SHARD_RECORDS_MAX:
-            self._cut_some(shards, hashes)
+        self.records += new
+        if too_large:
+            self._cut_some(too_large, len(keys))
+
+    def _check_budget(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """OutOfMemory unless there is room for these records in place of those that exist."""
+        growth = 0
+        for key, value in dict(zip(keys, values, strict=True)).items():
+            old = self._directory[(hash_key(key) >> self._shift) - self._base].get(key)
+            growth += len(key) + len(value) + RECORD_OVERHEAD_BYTES if old is None else len(value) - len(old)
+        if growth > self._budget.free and growth > 0:
+            raise self._budget.refuse(growth)
 
     # Loading.
 
@@ -383,17 +405,16 @@ class DhtChannel:
             self._directory[start:stop] = [lower] * (middle - start) + [upper] * (stop - middle)
             self._shard_count += 1
 
-    def _cut_some(self, shards: list[Shard], hashes: list[int]) -> None:
-        """Cuts a few of the shards that are too large, those of these hashes.
+    def _cut_some(self, hashes: list[int], batch_records: int) -> None:
+        """Cuts a few of the shards of these hashes, which have become too large with a batch of so many records.
 
         Hashes are spread so evenly that all shards become too large at about the same time. Others wait for the
         next batch: they may be larger for a while, no step may be longer.
         """
-        large = [key_hash for shard, key_hash in zip(shards, hashes, strict=True) if len(shard) > SHARD_RECORDS_MAX]
         before = self._shard_count
-        for key_hash in large:
+        for key_hash in hashes:
             self._cut(key_hash)
-            if self._shard_count - before >= CUTS_PER_BATCH + len(hashes) // RECORDS_PER_CUT:
+            if self._shard_count - before >= CUTS_PER_BATCH + batch_records // RECORDS_PER_CUT:
                 return
 
     def _double(self) -> None:
@@ -416,14 +437,6 @@ def _cursor(place: Place) -> bytes:
     if place[0] > HASH_MAX:
         return b"\xff" * (CURSOR_HASH_BYTES + KEY_BYTES_MAX)  # no record is behind it
     return place[0].to_bytes(CURSOR_HASH_BYTES, "big") + place[1]
-
-
-def _replaced(shards: list[Shard], keys: list[bytes]) -> tuple[int, int]:
-    """How many of these keys, each in its shard, exist already, and the bytes of those records."""
-    found: list[bytes] = list(filter(None, map(dict.get, shards, keys)))  # no value is empty
-    if 0 < len(found) < len(keys):
-        keys = [key for shard, key in zip(shards, keys, strict=True) if key in shard]
-    return len(found), sum(map(len, found)) + len(b"".join(keys)) if found else 0
 
 
 def _bounded(values: list[Value]) -> list[Value]:

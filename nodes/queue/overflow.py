@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 
 FILE_BYTES = 16 * MIB  # a file that has grown past it is followed by another: so much may wait to be freed
 STEP_BYTES = 1 * MIB  # allocated at a time
+OVERFLOW_NAME = re.compile(r"(.+)\.([0-9]{16})\.overflow")
 READ_BYTES = BATCH_BYTES  # read at a time, for small entries
 
 
@@ -88,13 +89,19 @@ def overflow_path(ring: Path, number: int) -> Path:
 
 def overflow_numbers(ring: Path) -> list[int]:
     """Of the overflow files behind a ring, in order. Raises OSError."""
-    name = re.compile(re.escape(ring.name.removesuffix(".ring")) + r"\.([0-9]{16})\.overflow")
-    return sorted(int(match[1]) for path in ring.parent.iterdir() if (match := name.fullmatch(path.name)))
+    matches = (OVERFLOW_NAME.fullmatch(path.name) for path in ring.parent.iterdir())
+    return sorted(int(match[2]) for match in matches if match and f"{match[1]}.ring" == ring.name)
+
+
+def rename_overflow(ring: Path, to: Path, files: Files) -> None:
+    """Those behind a ring, from the last to the first. Raises OSError."""
+    for number in reversed(overflow_numbers(ring)):
+        files.rename(overflow_path(ring, number), overflow_path(to, number))
 
 
 class Overflow:
     def __init__(self, ring: Path, files: Files, *, syncs: bool = True, file_bytes: int = FILE_BYTES) -> None:
-        """syncs: whether take_unsynced will be called."""
+        """syncs: whether sync will be called."""
         self.ring = ring
         self._files = files
         self._syncs = syncs
@@ -109,7 +116,7 @@ class Overflow:
         self._position = self._allocated = 0  # in it, what is not written yet included
         self._pieces: list[bytes] = []  # to be written
         self._ended: list[OpenFile] = []  # to be synced and closed
-        self._moved: list[Path] = []  # to be removed when the ring is synced
+        self._moved: list[int] = []  # files to be removed when the ring is synced
         self._new_names = False
         self.size = 0
         """Bytes of what waits, written or not."""
@@ -336,7 +343,7 @@ class Overflow:
             self._end_file()
             self._next()
         for _ in range(self._index):
-            self._moved.append(overflow_path(self.ring, self._there.popleft().number))
+            self._moved.append(self._there.popleft().number)
         self._index = 0
         if self._moved and not self._syncs:
             self.remove(self._take_moved())
@@ -344,8 +351,7 @@ class Overflow:
             self.unsynced = True
 
     def _take_moved(self) -> list[Path]:
-        moved, self._moved = self._moved, []
-        return moved
+        return [overflow_path(self.ring, self._moved.pop()) for _ in range(len(self._moved))]
 
     def remove(self, moved: list[Path]) -> None:
         for path in moved:
@@ -355,15 +361,15 @@ class Overflow:
                 log.error("an overflow file that is not needed any more cannot be removed: %s", error)
 
     def sync(self) -> list[Path]:
-        """In a thread. Files to be removed when the ring is synced, too. Raises OSError."""
+        """In a thread, while all else goes on. What is to be removed when the ring is synced, too. Raises OSError."""
         self.unsynced = False
-        moved, ended, out = self._take_moved(), self._ended, self._out
-        self._ended = []
-        for each in ended:
-            each.sync()
-            each.close()
-        if out:
+        moved = self._take_moved()
+        if out := self._out:  # before those that ended: it may become one of them now
             out.sync()
+        while self._ended:
+            ended = self._ended.pop()
+            ended.sync()
+            ended.close()
         if self._new_names:
             self._new_names = False
             self._files.sync_directory(self.ring.parent)
@@ -373,8 +379,7 @@ class Overflow:
 
     def rename(self, ring: Path) -> None:
         """Raises OSError."""
-        for file in self._there:
-            self._files.rename(overflow_path(self.ring, file.number), overflow_path(ring, file.number))
+        rename_overflow(self.ring, ring, self._files)
         self.ring = ring
 
     def close(self) -> None:
@@ -384,8 +389,7 @@ class Overflow:
 
     def remove_all(self) -> None:
         self.close()
-        self.remove([overflow_path(self.ring, file.number) for file in self._there] + self._take_moved())
-        self._there.clear()
+        self.remove([overflow_path(self.ring, number) for number in overflow_numbers(self.ring)])
 
 
 def _is_sound(content: bytes, entry: Entry, seed: bytes) -> bool:

@@ -10,7 +10,9 @@ from threading import Lock
 from swarm.core.errors import DiskFull
 from swarm.core.node import NodeError
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})  # it may pass; others stop the node
+NO_ROOM = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
+)  # it may pass; others stop the node
 
 
 class Files:

@@ -66,8 +66,7 @@ class Reader:
     def read_one(self) -> bytes | None:
         cut = self._cut
         if cut is None:
-            records = self.read(1, ANY_BYTES)
-            return records.data if records else None
+            return self._read_first()
         index = cut.index
         start, end = cut.ends[index : index + 2]
         self.sequence += 1
@@ -76,6 +75,18 @@ class Reader:
         if index == cut.entry.records:
             self._cut = None
         return self._ring.copy(cut.entry.data_at + start, end - start)
+
+    def _read_first(self) -> bytes | None:
+        """Of the entry at position."""
+        data: list[bytes] = []
+        self.position, self.sequence, size = self._ring.whole_entries(
+            self.position, self.sequence, 1, ANY_BYTES, [], data
+        )
+        self.before += size
+        if data:
+            return data[0]
+        records = self.read(1, ANY_BYTES)
+        return records.data if records else None
 
     def read(self, records_max: int, bytes_max: int) -> Records | None:
         """The next ones, with consecutive numbers; up to the record with which bytes_max is passed."""

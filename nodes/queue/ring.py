@@ -18,6 +18,9 @@ brackets the first lap after an fdatasync, when every page has to be made writab
     mapping       0.10 (0.16)     7.5 (51)         110 (520)
     pwrite        0.49 (0.52)     18 (19)          220 (210)
 
+What is read is checked, always: that takes 0.4 of the 1.0 µs that an entry of one record of 100 bytes takes to be read,
+and 20 of the 180 µs of one of 1,000 records of 1 KiB.
+
 Positions are turned into places in the file here and nowhere else.
 """
 

@@ -35,6 +35,7 @@ from swarm.core.session import NodeHello
 from swarm.core.stats import RequestStatistics
 
 FIRST_WAIT_S = 0.1  # the kernel itself waits so long for an answer: one system call less than asking first
+MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux has it
 PENDING = object()
 
 
@@ -155,8 +156,13 @@ class Connection:
                 waiter.request_id = session.request(call.request, call.arguments, waiter)
                 self._send_all(session.outgoing(), deadline)
             else:  # the usual case: what comes is one frame with the answer, which nobody else waits for
-                waiter.request_id, frame = session.single_request(call.request, call.arguments)
-                self._send_all(frame, deadline)
+                if call.size < limits.APART_BYTES_MIN:
+                    waiter.request_id, frame = session.single_request(call.request, call.arguments)
+                    self._send_all(frame, deadline)
+                else:
+                    waiter.request_id, pieces = session.single_large_request(call.request, call.arguments)
+                    for piece in pieces:
+                        self._send_all(piece, deadline, more=piece is not pieces[-1])
                 size = self._receive_some(deadline)
                 answer = session.single_answer(self._view[:size], waiter.request_id)
                 if answer is not None:
@@ -245,15 +251,19 @@ class Connection:
             self._sock.close()
             self._sock = None
 
-    def _send_all(self, data: bytes, deadline: float) -> None:
-        """Sends everything; receives meanwhile, because a node whose answers are not read does not read either."""
+    def _send_all(self, data: bytes, deadline: float, *, more: bool = False) -> None:
+        """Sends everything; receives meanwhile, because a node whose answers are not read does not read either.
+
+        more: the rest of the frame follows at once; the kernel waits for it.
+        """
+        flags = socket.MSG_DONTWAIT | (MSG_MORE if more else 0)
         view: bytes | memoryview = data
         try:
             while view:
                 if self._sock is None:
                     raise ConnectionLost("the connection broke while the request was sent")
                 try:
-                    sent = self._sock.send(view, socket.MSG_DONTWAIT)
+                    sent = self._sock.send(view, flags)
                 except BlockingIOError:
                     self._wait_for_room(deadline)
                     continue

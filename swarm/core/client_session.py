@@ -108,6 +108,11 @@ class ClientSession(Generic[Owner]):
         request_id = self._new_id()
         return request_id, self._encoder.encode([(request_id, request.code, *arguments)])
 
+    def single_large_request(self, request: Request, arguments: tuple[Any, ...]) -> tuple[int, list[bytes]]:
+        """The same for one that may be large: what is to be sent in pieces."""
+        request_id = self._new_id()
+        return request_id, self._encoder.encode_parts([(request_id, request.code, *arguments)])
+
     def single_answer(self, data: memoryview, request_id: int) -> tuple[int, Any] | None:
         """The status and result in data, if it is one frame with nothing but the answer to this request.
 

@@ -2,7 +2,7 @@
 
 The same handler is driven by the select listener and by a trio stream (stream_driver):
 
-    receive(data, …)  takes what came in and carries out the requests in it; exchange(data, …) is a short cut
+    receive(data, …)  takes what came in and carries out the requests in it; exchange(…) is a short cut
     pending           not all of them: work(…) goes on, and comes before the next receive
     output            what is to be sent; sent(n) tells how much of it has left
     closing           once there is no output the driver closes the connection
@@ -17,7 +17,7 @@ still, and takes no memory.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, repeat
 from operator import length_hint
 from time import perf_counter
 from typing import Any
@@ -26,7 +26,7 @@ import trio
 
 from swarm.core import limits, protocol
 from swarm.core.errors import BadArgument, OutOfMemory, ProtocolError, SwarmError, TooManyRequests, UnknownRequest
-from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, read_header
+from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, is_frame
 from swarm.core.limits import (
     BATCH_BYTES,
     HELD_REPLY_BYTES,
@@ -34,6 +34,7 @@ from swarm.core.limits import (
     OUTPUT_BYTES_MAX,
     REQUEST_ID_MAX,
     REQUESTS_PER_CHECK,
+    TOGETHER_MAX,
 )
 from swarm.core.protocol import DONE, brief
 from swarm.core.request_handler import RequestHandler, Running, Service
@@ -65,7 +66,7 @@ class ConnectionHandler:
         """The time (perf_counter) at which the last request was carried out."""
         self._replies: list[Message] = []
         self.output: list[bytes | memoryview] = []
-        """Frames to be sent, the first perhaps in part."""
+        """Frames to be sent, perhaps in pieces, the first perhaps in part."""
         self._output_bytes = 0
         self._unencoded_bytes = 0
         """Of replies that wait to be encoded, as far as they are large."""
@@ -81,19 +82,25 @@ class ConnectionHandler:
 
     # What the driver calls.
 
-    def exchange(self, data: memoryview, begun: float, deadline: float) -> bytes | None:
-        """What receive does, in the usual case, where data is one frame of requests that answer at once.
+    def exchange(self, buffer: memoryview, size: int, begun: float, deadline: float) -> bytes | None:
+        """What receive does with buffer[:size], in the usual case, where that is one frame of requests that answer at
+        once.
 
         Returns the frame to send. None where anything else has come: then output, pending and closing tell what is
         to be done. Takes the time (perf_counter), and leaves it in clock. Only to be called after the hello, while
         nothing is pending and no output waits.
         """
-        size = len(data) - HEADER_BYTES
-        if self._decoder.partial or not 0 < size <= BATCH_BYTES or read_header(data)[0] != size:
-            self.receive(data, begun, deadline)
+        if self._decoder.partial or not 0 < size - HEADER_BYTES <= BATCH_BYTES or not is_frame(buffer, size):
+            self.receive(buffer[:size], begun, deadline)
             return None
         try:
-            messages = decode_body(data[HEADER_BYTES:], True)
+            messages = decode_body(buffer[HEADER_BYTES:size], True)
+            if len(messages) == 1:
+                replies = self._carry_out_one(messages[0], begun)
+            else:
+                replies = self._carry_out_together(messages, begun)
+            if replies is not None:
+                return self._encoder.encode(replies)
             requests = self._requests = iter(messages)
             short = len(messages) <= REQUESTS_PER_CHECK
             broke_off = self._carry_out(requests if short else islice(requests, REQUESTS_PER_CHECK), begun)
@@ -320,11 +327,54 @@ class ConnectionHandler:
 
     def _encode(self) -> None:
         if self._replies:
-            frame = self._encoder.encode(self._replies)
+            parts = self._encoder.encode_parts(self._replies)
             self._replies = []
             self._unencoded_bytes = 0
-            self.output.append(frame)
-            self._output_bytes += len(frame)
+            self.output += parts
+            self._output_bytes += sum(map(len, parts))
+
+    def _carry_out_one(self, message: Message, begun: float) -> list[Message] | None:
+        """The reply to a frame's only request. None if it is not one that answers at once: nothing was done."""
+        try:
+            request_id, code, *arguments = message
+            handler = self.service.at_once[code, len(message)]
+        except (KeyError, TypeError, ValueError):
+            return None
+        usual = type(request_id) is int and 0 < request_id <= REQUEST_ID_MAX and type(code) is int
+        if not usual or type(message) is not list or request_id in self._streams:
+            return None
+        reply: Message
+        try:
+            reply = (request_id, DONE, handler.function(*arguments))
+        except SwarmError as error:
+            handler.statistics.failed += 1
+            reply = (request_id, error.code, (error.text, error.details))
+        self.clock = now = perf_counter()
+        handler.histogram[bisect_left(BOUNDS_S, now - begun)] += 1
+        return [reply]
+
+    def _carry_out_together(self, messages: list[Message], begun: float) -> list[Message] | None:
+        """The replies to a frame of requests of the same kind. None if they are to be carried out one by one."""
+        count = len(messages)
+        if count > TOGETHER_MAX or self._streams or set(map(type, messages)) != {list}:
+            return None
+        try:
+            ids, codes, *arguments = zip(*messages, strict=True)
+            code = codes[0]
+            handler = self.service.at_once.get((code, 2 + len(arguments)))
+            usual = codes.count(code) == count and set(map(type, ids + codes)) == {int}
+        except (TypeError, ValueError):
+            return None
+        if handler is None or handler.together is None or not usual:
+            return None
+        if not (min(ids) > 0 and max(ids) <= REQUEST_ID_MAX):
+            return None
+        results = handler.together(*arguments)
+        if results is None:
+            return None
+        self.clock = now = perf_counter()
+        handler.histogram[bisect_left(BOUNDS_S, (now - begun) / count)] += count
+        return list(zip(ids, repeat(DONE), results))
 
     def _carry_out(self, requests: Iterator[Message], begun: float) -> bool:
         """Carries out some requests. Breaks off behind one that may have taken long, or has a large result; returns

@@ -12,6 +12,7 @@ FRAME_BYTES_MAX = 33 * MIB  # an update of the largest value carries it twice, o
 HELLO_BYTES_MAX = 4 * KIB  # before its hello a peer is a stranger: it gets next to no memory
 FRAME_BYTES_PLAIN = 1 * MIB  # above it a body is decoded with its arrays counted, see framing
 FRAME_ARRAYS_LARGE = 16  # arrays in such a body: one request has four, so few bytes cannot become many objects
+APART_BYTES_MIN = 64 * KIB  # what ends a frame and is as long is sent from where it lies: msgpack's longest bin header
 COMPRESS_BYTES_MIN = 1 * KIB  # below it compression costs more than it saves
 
 # What a request may carry.
@@ -42,6 +43,7 @@ TURN_SECONDS_MAX = 0.005  # then trio's tasks have their turn
 SPIN_S = 0.0002  # requests that come more often are waited for awake: twice what being woken on another core takes
 LINGER_S = 0.001  # how long a turn waits for the next request; epoll counts in milliseconds
 REQUESTS_PER_CHECK = 64  # single-record requests between two looks at the clock, some 100 µs
+TOGETHER_MAX = 256  # of the same kind that are carried out together, as a batch: some 200 us
 LARGE_RESULT_BYTES = 64 * KIB  # values that together are above it are encoded, and count as output, at once
 
 # A channel.

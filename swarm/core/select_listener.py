@@ -227,7 +227,7 @@ class SelectListener:
                 continue
             received += size
             if connection.quiet and size:
-                answer = handler.exchange(view[:size], now, deadline)
+                answer = handler.exchange(view, size, now, deadline)
                 now = handler.clock
                 if answer is not None:
                     answers.append((connection, answer))

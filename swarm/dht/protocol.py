@@ -1,5 +1,6 @@
 """The requests of the dht node, imported by the node and by its clients. docs/protocol.md §5."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from swarm.core import limits
@@ -62,7 +63,9 @@ def check_records(keys: list[Any], values: list[Any], node_limits: Limits) -> No
         check_value(value, node_limits, key)
 
 
-def records_size(keys: list[Any], values: list[Any], value_bytes: int, key_bytes: int = limits.KEY_BYTES_MAX) -> int:
+def records_size(
+    keys: Sequence[Any], values: Sequence[Any], value_bytes: int, key_bytes: int = limits.KEY_BYTES_MAX
+) -> int:
     """Bytes of all keys and values; 0 where there are none, or check_records would find something wrong. Fast.
 
     Keys are joined because that is the fastest check of their types: of what msgpack decodes, only bytes can be.

@@ -175,7 +175,7 @@ class DirectConnection:
         view = memoryview(bytearray(data))
         with self._in_pass():
             if handler.greeted and not handler.output and not handler.closing:
-                answer = handler.exchange(view, perf_counter(), math.inf)
+                answer = handler.exchange(view, len(view), perf_counter(), math.inf)
                 if answer is not None:
                     handler.put_back(answer, 0)
             else:

@@ -11,6 +11,8 @@ from typing import Any
 import msgpack
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from raw_client import (
     BAD_ARGUMENT,
     BAD_CHANNEL,
@@ -1597,3 +1599,83 @@ def test_compression_that_both_agreed_to() -> None:
 def test_compression_that_was_not_agreed_to() -> None:
     connection = connect()
     assert notice_status(connection.exchange(compressed_frame(pack([[1, PING]])))) == PROTOCOL_ERROR
+
+
+# Requests of one kind in one frame are carried out together: nobody can tell.
+
+CHANNEL_NAMES = st.sampled_from(["a", "a", "a", "b", "no/name", "", 7, None, b"a", ["a"]])
+RECORD_KEYS = st.sampled_from(
+    [b"k1", b"k2", b"k3", *keys_of_half(0, 3), *keys_of_half(1, 1), b"", bytes(481), "k1", 5, None]
+)
+RECORD_VALUES = st.sampled_from([b"v", b"other", bytes(900), b"", bytes(1001), "v", 5, None, [], {}])
+IDS = st.sampled_from([1, 2, 3, 4, 2**32 - 1])
+SMALL_REQUESTS = {
+    PUT: st.tuples(IDS, st.just(PUT), CHANNEL_NAMES, RECORD_KEYS, RECORD_VALUES),
+    GET: st.tuples(IDS, st.just(GET), CHANNEL_NAMES, RECORD_KEYS),
+}
+
+
+@given(data=st.data())
+@settings(deadline=None)
+def test_requests_in_one_frame_have_the_answers_of_requests_one_by_one(data: st.DataObject) -> None:
+    nodes = [make_dht(hash_range=LOWER_HALF, value_bytes=1000, memory_limit=2500, channels_max=2) for _ in range(2)]
+    together, alone = (DirectConnection(node.service) for node in nodes)
+    for _ in range(3):
+        code = data.draw(st.sampled_from([PUT, GET]))
+        requests = data.draw(st.lists(SMALL_REQUESTS[code], min_size=1, max_size=6))
+        answers = together.ask(*map(list, requests))
+        assert answers == [answer for request in requests for answer in alone.ask(list(request))]
+        assert nodes[0].channels.size() == nodes[1].channels.size()
+    counted = [node.service.handlers[code].statistics.snapshot() for node in nodes for code in (PUT, GET)]
+    for figures in counted:
+        del figures["times"]
+    assert counted[:2] == counted[2:]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {1: 1, 16: 1, "a": 1, b"k": 1, b"v": 1},
+        "abcde",
+        [1.0, PUT, "a", b"k", b"v"],
+        [True, PUT, "a", b"k", b"v"],
+        [0, PUT, "a", b"k", b"v"],
+        [2**32, PUT, "a", b"k", b"v"],
+        [-1, PUT, "a", b"k", b"v"],
+        [1],
+        [],
+    ],
+)
+def test_what_is_no_request_among_requests_of_one_kind(message: Message) -> None:
+    connection = connect()
+    connection.result(PUT, "a", b"k", b"old")
+    good = [1, PUT, "a", b"k", b"new"]
+    for messages in ([good, message], [message, good], [message, message]):
+        connection = DirectConnection(connection.handler.service)
+        assert notice_status(connection.ask(*messages)[-1:]) == PROTOCOL_ERROR
+        assert connection.closing
+
+
+@pytest.mark.parametrize("code", [float(PUT), True, "16", None, [16]])
+def test_a_code_that_is_no_number_among_requests_of_one_kind(code: object) -> None:
+    connection = connect()
+    answers = connection.ask([1, PUT, "a", b"k", b"v"], [2, code, "a", b"k", b"w"])
+    assert [(request_id, status) for request_id, status, _ in answers] == [(1, DONE), (2, UNKNOWN_REQUEST)]
+    assert connection.result(GET, "a", b"k") == b"v"
+
+
+def test_a_frame_of_more_requests_than_are_carried_out_together() -> None:
+    connection = connect()
+    connection.result(PUT, "a", b"k", b"v")
+    for count in (255, 256, 257, 1000):
+        assert connection.ask(*([n + 1, GET, "a", b"k"] for n in range(count))) == [
+            [n + 1, DONE, b"v"] for n in range(count)
+        ]
+
+
+def test_large_values_got_in_one_frame_count_as_output() -> None:
+    connection = connect()
+    connection.result(PUT, "a", b"k", bytes(400 * KIB))
+    connection.give(frame(*([n + 1, GET, "a", b"k"] for n in range(6))))
+    assert connection.output_bytes < OUTPUT_MAX + 500 * KIB
+    assert connection.handler.pending

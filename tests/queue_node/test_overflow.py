@@ -5,6 +5,7 @@ import logging
 import random
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -202,6 +203,41 @@ def test_renamed_with_its_ring(path: Path) -> None:
     assert pop_all(queue) == values[10:]
     queue.remove()
     assert list(path.parent.iterdir()) == []
+
+
+def test_synced_by_a_thread_while_it_is_used(path: Path) -> None:
+    queue = created(path)
+    ended = threading.Event()
+    errors: list[BaseException] = []
+
+    def sync() -> None:
+        try:
+            while not ended.is_set():
+                queue.sync()
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    thread = threading.Thread(target=sync)
+    thread.start()
+    try:
+        expected: list[bytes] = []
+        for lap in range(3):
+            expected += fill(queue, 200 * lap, 200 * lap + 200)
+            for _ in range(15):
+                found = pop(queue, 10)
+                queue.commit()
+                assert found == expected[: len(found)]
+                expected = expected[len(found) :]
+        assert pop_all(queue) == expected
+        queue.commit()
+    finally:
+        ended.set()
+        thread.join(10)
+    assert not errors
+    queue.sync()
+    assert files_of(path) == []
+    queue.close()
 
 
 # Damage.
