@@ -9,7 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import swarm.queue.protocol as protocol
@@ -299,8 +299,9 @@ class _Popped:
         """The records: what was kept is older than what has come now."""
         self._over = True
         kept = self._known.kept.take(self._channel)
-        if not kept and len(self._parts) == 1 and self._count <= self._most:
-            return self._parts[0][1]
+        if not kept and self._count <= self._most:
+            of_parts = [records for _, records in self._parts]
+            return of_parts[0] if len(of_parts) == 1 else list(chain.from_iterable(of_parts))
         together = kept + [(node, record) for node, records in self._parts for record in records]
         self._known.kept.put_back(self._channel, together[self._most :])
         return [record for _, record in together[: self._most]]
