@@ -199,6 +199,7 @@ def test_ctrl_c_ends_it_without_a_word_and_nothing_is_lost(one: str, queue: Queu
     with QueueClient(one) as client, running(*consume_from(one)) as process:
         client.push("channel", b"one")
         assert read_line(process) == b"one\n"
+        wait_until(lambda: client.channel_size("channel") == (0, 0))
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_S) == -signal.SIGINT
         assert process.stderr is not None
