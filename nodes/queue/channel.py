@@ -100,9 +100,7 @@ class QueueChannel:
         self._count_queues()
         queue.end()
         _end_all(queue.line, channel_removed())
-        self._syncing.forget(queue.storage)
-        yield
-        queue.storage.remove()
+        self._close(queue)
         yield from self._directory.empty_removed()
 
     @property
@@ -127,8 +125,7 @@ class QueueChannel:
             _end_consumers(queue.line, channel_removed())
             if queue.line.members:
                 self._lines.keep(self.name, queue.line)
-            self._syncing.forget(queue.storage)
-            queue.storage.close()
+            self._close(queue)
         self.queues = {}
         self._count_queues()
         yield from self._directory.empty_removed()
@@ -136,6 +133,10 @@ class QueueChannel:
     def close(self) -> None:
         for queue in self.queues.values():
             queue.storage.close()
+
+    def _close(self, queue: ServedQueue) -> None:
+        self._syncing.forget(queue.storage)
+        queue.storage.close()
 
     def _take_over(self, own: ServedQueue, subscriber: str) -> ServedQueue:
         self._directory.give_to_subscriber(self.name, own.storage, subscriber)

@@ -9,11 +9,11 @@ between is never taken for a queue.
 
 import logging
 import re
-import shutil
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+from nodes.queue.overflow import overflow_numbers, overflow_path
 from nodes.queue.queue_files import Files, problem
 from nodes.queue.record_queue import QueueSettings, RecordQueue
 from swarm.core.errors import BadChannel
@@ -32,13 +32,13 @@ def ring_name(subscriber: str) -> str:
 
 
 class DataDirectory:
-    def __init__(self, data: Path, *, syncs: bool) -> None:
+    def __init__(self, data: Path, files: Files, *, syncs: bool) -> None:
         """syncs: whether what is acknowledged shall survive the end of the machine's power."""
         self._channels = data / "channels"
         self._removed = data / "removed"
         self._numbers = count(1)
         self._syncs = syncs
-        self._files = Files()
+        self._files = files
 
     # At the start.
 
@@ -120,34 +120,41 @@ class DataDirectory:
             raise problem(path, "be renamed", error) from error
 
     def remove_queue(self, channel: str, subscriber: str) -> None:
-        """From now on it is not a queue. Raises DiskFull, or NodeError."""
-        path = self._channels / channel / ring_name(subscriber)
-        self._move_away(path)
+        """From now on it is not a queue, and its names are free. Raises DiskFull, or NodeError."""
+        ring = self._channels / channel / ring_name(subscriber)
+        try:
+            self._move_away(ring)
+            for number in overflow_numbers(ring):
+                self._move_away(overflow_path(ring, number))
+            self._sync(ring.parent)
+        except OSError as error:
+            raise problem(ring, "be removed", error) from error
 
     def remove_channel(self, channel: str) -> None:
-        """From now on it is not a channel. Raises DiskFull, or NodeError."""
-        self._move_away(self._channels / channel)
-
-    def empty_removed(self) -> Iterator[None]:
-        """In steps: removes what was moved away."""
-        for path in sorted(self._removed.iterdir()):
-            for each in sorted(path.iterdir()) if path.is_dir() else []:
-                self._files.remove(each)
-                yield
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                self._files.remove(path)
-            yield
-
-    def _move_away(self, path: Path) -> None:
+        """From now on it is not a channel, and its name is free. Raises DiskFull, or NodeError."""
+        path = self._channels / channel
         try:
-            while (there := self._removed / f"{path.name}.{next(self._numbers)}").exists():
-                pass
-            self._files.rename(path, there)
-            self._sync(path.parent)
+            self._move_away(path)
+            self._sync(self._channels)
         except OSError as error:
             raise problem(path, "be removed", error) from error
+
+    def empty_removed(self) -> Iterator[None]:
+        """In steps: removes what was moved away. What cannot be removed is told, and tried again at the next start."""
+        for path in sorted(self._removed.iterdir()):
+            try:
+                for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+                    self._files.remove(each)
+                    yield
+                if path.is_dir():
+                    path.rmdir()
+            except OSError as error:
+                log.error("%s cannot be removed: %s", path, error)
+
+    def _move_away(self, path: Path) -> None:
+        while (there := self._removed / f"{path.name}.{next(self._numbers)}").exists():
+            pass
+        self._files.rename(path, there)
 
     def _sync(self, directory: Path) -> None:
         if self._syncs:

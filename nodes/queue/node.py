@@ -5,6 +5,7 @@ import logging
 from nodes.queue.channel import Lines, QueueChannel
 from nodes.queue.config import QueueConfig
 from nodes.queue.data_directory import DataDirectory
+from nodes.queue.queue_files import Files
 from nodes.queue.requests import QueueRequests
 from nodes.queue.served_queue import Changes
 from nodes.queue.syncing import Syncing
@@ -18,10 +19,13 @@ from swarm.queue.protocol import KIND
 log = logging.getLogger(__name__)
 
 
-def make_node(config: QueueConfig, logs: Logs | None = None, *, accept_damage: bool = False) -> Node:
+def make_node(
+    config: QueueConfig, logs: Logs | None = None, *, accept_damage: bool = False, files: Files | None = None
+) -> Node:
     """A node that holds what its data directory holds. Raises NodeError if it cannot open that.
 
-    accept_damage: where a ring is damaged as a whole, put it aside and begin an empty one.
+    accept_damage: where a ring is damaged as a whole, put it aside and begin an empty one. files: the operations on
+    the queues' files.
     """
     service = Service(
         kind=KIND,
@@ -32,7 +36,7 @@ def make_node(config: QueueConfig, logs: Logs | None = None, *, accept_damage: b
     lines = Lines()
     syncing = Syncing(service, config.queue.fsync, config.queue.fsync_interval)
     changes = Changes(service, syncing)
-    directory = DataDirectory(config.node.data, syncs=config.queue.fsync != "never")
+    directory = DataDirectory(config.node.data, files or Files(), syncs=config.queue.fsync != "never")
     channels = StorageChannels(
         lambda name: QueueChannel(name, config.settings(name), directory, lines, changes, syncing),
         config.limits.channels_max,

@@ -73,6 +73,7 @@ class RecordQueue:
         self._next_bytes = ring.state.next_bytes
         self._free = ring.free()  # bytes that the pending entry may take where it goes
         self._changed = False
+        self._closed = False
         self.dropped = ring.state.dropped
         """Records that were dropped to make room, since the ring was made."""
 
@@ -376,7 +377,8 @@ class RecordQueue:
         everything else goes on, `close` included. Raises OSError."""
         moved = self._overflow.sync()
         self._ring.sync()
-        self._overflow.remove(moved)
+        if not self._closed:  # otherwise it was removed meanwhile, and its names may be another's
+            self._overflow.remove(moved)
 
     def rename_to(self, path: Path) -> None:
         """Its files, overflow first. Raises OSError; directories are not synced."""
@@ -385,6 +387,7 @@ class RecordQueue:
 
     def close(self) -> None:
         """After a commit."""
+        self._closed = True
         self._overflow.close()
         self._ring.close()
 

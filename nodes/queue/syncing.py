@@ -26,6 +26,7 @@ class Syncing:
         self.unsynced: dict[RecordQueue, None] = {}
         """What was committed and is not synced; always the same map."""
         self._wanted = trio.Event()
+        self._removed: set[RecordQueue] = set()  # since the last sync began
         self._failed = False
         self.syncs = 0
         self.longest_s = 0.0
@@ -36,8 +37,10 @@ class Syncing:
             self._wanted.set()
 
     def forget(self, storage: RecordQueue) -> None:
-        """It is going to be closed."""
+        """It was removed. A thread may be syncing it: whether it can is no matter any more."""
         self.unsynced.pop(storage, None)
+        if self._fsync != "never":
+            self._removed.add(storage)
 
     def statistics(self) -> dict[str, Any]:
         return {"syncs": self.syncs, "longest_sync_s": round(self.longest_s, 6)}
@@ -59,6 +62,7 @@ class Syncing:
     async def _sync(self) -> None:
         if storages := self._take():
             await trio.to_thread.run_sync(self._sync_each, storages)
+        self._removed.clear()
 
     def _take(self) -> list[RecordQueue]:
         """All that has been committed before."""
@@ -72,6 +76,8 @@ class Syncing:
             try:
                 storage.sync()
             except OSError as error:
+                if storage in self._removed:
+                    continue
                 self._failed = True
                 raise NodeError(f"a queue cannot be synced: {error}") from error
             self.syncs += 1

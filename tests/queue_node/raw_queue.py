@@ -10,6 +10,7 @@ from core.raw_client import DirectConnection, frame
 
 from nodes.queue.config import ChannelSection, NodeSection, QueueConfig, QueueSection
 from nodes.queue.node import close_queues, make_node
+from nodes.queue.queue_files import Files
 from swarm.core.node import LimitsSection, Node
 
 KIB = 1024
@@ -67,9 +68,9 @@ def make_config(
 
 
 @contextmanager
-def open_node(directory: Path, **options: Any) -> Iterator[Node]:
+def open_node(directory: Path, *, files: Files | None = None, **options: Any) -> Iterator[Node]:
     """A real queue node without sockets, and without a loop; options: of make_config. What it holds stays."""
-    node = make_node(make_config(directory, **options))
+    node = make_node(make_config(directory, **options), files=files)
     try:
         yield node
     finally:

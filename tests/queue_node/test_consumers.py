@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from core.raw_client import PROTOCOL_ERROR, frame, notice_status
+import trio.testing
+from core.raw_client import PROTOCOL_ERROR, at_work, frame, notice_status
 from queue_node.raw_queue import (
     ACKNOWLEDGE,
     BAD_ARGUMENT,
@@ -490,3 +491,25 @@ def test_many_consumers_come_and_go(node: Node, client: QueueConnection) -> None
     last.consume(1, "c", "s")
     acknowledged.update(last.records(1))
     assert acknowledged == Counter({b"%d" % number: 1 for number in range(200)})
+
+
+async def test_a_name_is_free_as_soon_as_its_subscriber_is_dropped(tmp_path: Path) -> None:
+    """What is removed later, in steps, is not what has the name then."""
+    with open_node(tmp_path, full="overflow") as node:
+        async with at_work(node):
+            client, consumer = QueueConnection(node), QueueConnection(node)
+            consumer.consume(1, "c", "s", credit=1)
+            consumer.consume(2, "c", "t", credit=1)
+            for _ in range(200):
+                client.push("c", bytes(KIB))
+            for _ in range(3):
+                consumer.take()
+                consumer.give(frame([3, DROP_SUBSCRIBER, "c", "s"], [4, CONSUME, "c", "s", 1, 1], [4, STOP]))
+                for _ in range(200):
+                    client.push("c", bytes(KIB))
+                await trio.testing.wait_all_tasks_blocked()
+            before = client.queues("c")
+            assert [queue["records"] for queue in before] == [200, 800]
+            assert list((tmp_path / "removed").iterdir()) == []
+    with open_node(tmp_path, full="overflow") as node:
+        assert [queue["records"] for queue in QueueConnection(node).queues("c")] == [200, 800]
