@@ -68,6 +68,8 @@ class Connection:
         self._poll = select.poll()
         self._buffer = bytearray(limits.RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
+        self._received: list[int] = []
+        """How many bytes in the buffer were received and not taken: one number, or none."""
         self.next_attempt = 0.0
         """Not before then (time.monotonic)."""
         self._backoff = limits.BACKOFF_FIRST_S
@@ -130,6 +132,7 @@ class Connection:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._session = ClientSession(self._kind, compression=self._compression)
+        del self._received[:]
         self._send_all(self._session.begin(), deadline)
         while self._session.hello is None:
             self._receive(deadline)
@@ -163,6 +166,7 @@ class Connection:
                 size = self._receive_some(deadline)
                 answer = session.single_answer(self._view[:size], waiter.request_id)
                 if answer is not None:
+                    del self._received[:]
                     return answer
                 session.waiting[waiter.request_id] = waiter
                 self._take(size)
@@ -289,24 +293,29 @@ class Connection:
         self._take(self._receive_some(deadline))
 
     def _receive_some(self, deadline: float) -> int:
-        """Receives into the buffer: how many bytes, at least one."""
-        while True:
+        """Receives into the buffer: how many bytes, at least one.
+
+        Python raises an interrupt when a call has returned, before its result is stored. So it is C that stores it:
+        what an interrupted call has received is there for the next one.
+        """
+        while not self._received:
             if self._sock is None:
                 raise ConnectionLost("the connection broke before the answer came")
             try:
-                size = self._sock.recv_into(self._buffer)
+                self._received.extend(map(self._sock.recv_into, (self._buffer,)))
             except BlockingIOError:
                 if not self._poll.poll(max(deadline - time.monotonic(), 0) * 1000):
                     raise RequestTimeout(f"no answer within {self._timeout_s:g} s") from None
                 continue
             except OSError as error:
                 raise self._lost(error) from error
-            if size == 0:
-                raise self._lost(ConnectionResetError("the node has closed the connection"))
-            return size
+        if self._received[0] == 0:
+            raise self._lost(ConnectionResetError("the node has closed the connection"))
+        return self._received[0]
 
     def _take(self, size: int) -> None:
         """Hands the answers in what was received to who waits for them."""
+        del self._received[:]
         try:
             answers = self._session.receive(self._view[:size])
         except SwarmError as error:

@@ -118,7 +118,7 @@ def push(known: QueueNodes, channel: Channels, record: bytes) -> Steps[None]:
 
 def push_many(known: QueueNodes, channel: Channels, records: Iterable[bytes]) -> Steps[None]:
     """Sends one part after the other, so that what was stored when one fails is always the first of them."""
-    channels = _channels(channel, known.limits)
+    channels = channel_list(channel, known.limits)
     records = _list(records)
     if not records:
         return
@@ -141,15 +141,8 @@ def push_many(known: QueueNodes, channel: Channels, records: Iterable[bytes]) ->
         raise
 
 
-def check_push(known: QueueNodes, channel: Channels, record: bytes | None) -> None:
-    """Raises what is wrong with a channel or several, or with a record."""
-    if record is None:
-        _channels(channel, known.limits)
-    else:
-        protocol.check_record(record, known.limits)
-
-
-def _channels(channel: Channels, node_limits: Limits) -> list[str]:
+def channel_list(channel: Channels, node_limits: Limits) -> list[str]:
+    """Raises what is wrong with one of the names, or with all of them together."""
     if isinstance(channel, Sequence) and not isinstance(channel, str | bytes):
         channels = list(channel)
     else:
