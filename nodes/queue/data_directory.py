@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from nodes.queue.overflow import overflow_numbers, overflow_path
+from nodes.queue.overflow import overflow_numbers, overflow_path, rename_overflow
 from nodes.queue.queue_files import Files, problem
 from nodes.queue.record_queue import QueueSettings, RecordQueue
 from swarm.core.errors import BadChannel
@@ -88,10 +88,10 @@ class DataDirectory:
         return sorted(rings)
 
     def _finish_taking_over(self, directory: Path, subscriber: str) -> None:
-        own = "own."
-        for path in sorted(directory.iterdir(), key=lambda path: path.name.endswith(".ring")):
-            if path.name.startswith(own):
-                self._files.rename(path, directory / f"subscriber-{subscriber}.{path.name.removeprefix(own)}")
+        own, taken = directory / ring_name(OWN_QUEUE), directory / ring_name(subscriber)
+        rename_overflow(own, taken, self._files)
+        self._files.rename(own, taken)
+        self._sync(directory)
 
     # While the node runs.
 

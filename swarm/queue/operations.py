@@ -7,9 +7,9 @@ another node each time.
 import logging
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import swarm.queue.protocol as protocol
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 PUSH_PART_BYTES = limits.FRAME_BYTES_PLAIN - 16 * limits.KIB
 """Lengths and data of one part of a large push: with the names of 64 channels it is still an ordinary frame."""
+SMALL_QUEUE_PARTS = 4  # that a queue holds which is smaller than one part of a large push
 POP_PARTS_MAX = 16  # of a large pop many, asked for before one is answered: the node may have become empty meanwhile
 WAIT_PART_S = limits.CLIENT_ASK_S  # who waits longer asks again: so a node that hangs is noticed
 WAIT_PART_RETRY_S = 1.0  # the same where a node is not connected: it may have come back
@@ -55,6 +56,8 @@ class QueueNodes(KnownNodes):
         self.several = len(self.nodes) > 1
         self.kept = Kept()
         self._record_bytes: dict[str, int] = {}
+        self._part_bytes: dict[str, int] = {}
+        """Of channels with a queue that is smaller than one part."""
         count = len(self.nodes)
         self._turns = [[(first + each) % count for each in range(count)] for first in range(count)]
         self._pushes = self._pops = -1
@@ -69,6 +72,21 @@ class QueueNodes(KnownNodes):
         """How many records one pop many asks for: as many as make a batch, as far as is known."""
         size = self._record_bytes.get(channel, 0)
         return min(max(limits.BATCH_BYTES // size, 1), self.limits.batch_records) if size else self.limits.batch_records
+
+    def part_bytes(self, channels: list[str]) -> int:
+        """Lengths and data of one part of a large push to these channels."""
+        if not self._part_bytes:
+            return PUSH_PART_BYTES
+        return min(self._part_bytes.get(channel, PUSH_PART_BYTES) for channel in channels)
+
+    def has_small_queue(self, channels: list[str], limit: int, part_bytes: int) -> int:
+        """A part was too big for the queue of one of these channels, which holds at most `limit` bytes: how large
+        parts are from now on. Small enough to find room, too, where something is in it."""
+        if len(self._part_bytes) >= limits.CHANNELS_MAX:
+            self._part_bytes.clear()
+        smaller = max(min(limit, part_bytes) // SMALL_QUEUE_PARTS, 1)
+        self._part_bytes.update(dict.fromkeys(channels, smaller))
+        return smaller
 
     def push_turn(self) -> list[int]:
         """All nodes, in the order in which this push tries them."""
@@ -129,11 +147,18 @@ def push_many(known: QueueNodes, channel: Channels, records: Iterable[bytes]) ->
         if not known.any:
             yield WAIT_FOR_NODES
             _check_sizes(sizes, known.limits)  # with what the node's hello has told
-        for stop in _parts(sizes, known.limits.batch_records):
+        parts = _Parts(sizes, known.limits.batch_records, known.part_bytes(channels))
+        while stored < len(records):
+            stop = parts.end(stored)
             part = pack_lengths(sizes[stored:stop]), b"".join(records[stored:stop])
             call = Call(0, protocol.PUSH_MANY, (channels, *part), len(part[1]), at_once=known.several)
-            turn = yield from _push_to_one(known, turn, call, of_many=stop - stored < len(records))
-            stored = stop
+            try:
+                turn = yield from _push_to_one(known, turn, call, of_many=stop - stored < len(records))
+                stored = stop
+            except ValueTooBig as error:
+                if stop - stored == 1 or "limit" not in error.details:
+                    raise
+                parts.bytes_max = known.has_small_queue(channels, error.details["limit"], parts.bytes_max)
     except SwarmError as error:
         error.details["stored"] = stored
         if stored:
@@ -178,18 +203,26 @@ def _check_sizes(sizes: list[int], node_limits: Limits) -> None:
         )
 
 
-def _parts(sizes: list[int], records_max: int) -> Iterator[int]:
-    """Cuts records into parts: where each stops."""
-    if len(sizes) <= records_max and sum(sizes) + LENGTH_BYTES * len(sizes) <= PUSH_PART_BYTES:
-        yield len(sizes)
-        return
-    ends = list(accumulate(size + LENGTH_BYTES for size in sizes))
-    start = taken = 0
-    while start < len(ends):
-        stop = bisect_right(ends, taken + PUSH_PART_BYTES, start, min(start + records_max, len(ends)))
-        start = max(stop, start + 1)
-        taken = ends[start - 1]
-        yield start
+class _Parts:
+    """Records cut into parts that one request takes."""
+
+    def __init__(self, sizes: list[int], records_max: int, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        """Lengths and data of a part that has more than one record."""
+        self._sizes = sizes
+        self._records_max = records_max
+        self._ends: list[int] = []
+
+    def end(self, start: int) -> int:
+        """Where the part ends that begins there."""
+        count = len(self._sizes)
+        if not self._ends:
+            if count <= self._records_max and sum(self._sizes) + LENGTH_BYTES * count <= self.bytes_max:
+                return count
+            self._ends = list(accumulate(size + LENGTH_BYTES for size in self._sizes))
+        taken = self._ends[start - 1] if start else 0
+        stop = bisect_right(self._ends, taken + self.bytes_max, start, min(start + self._records_max, count))
+        return max(stop, start + 1)
 
 
 def _push_to_one(known: QueueNodes, turn: list[int], call: Call, *, of_many: bool = False) -> Steps[list[int]]:
@@ -266,8 +299,9 @@ class _Popped:
         """The records: what was kept is older than what has come now."""
         self._over = True
         kept = self._known.kept.take(self._channel)
-        if not kept and len(self._parts) == 1 and self._count <= self._most:
-            return self._parts[0][1]
+        if not kept and self._count <= self._most:
+            of_parts = [records for _, records in self._parts]
+            return of_parts[0] if len(of_parts) == 1 else list(chain.from_iterable(of_parts))
         together = kept + [(node, record) for node, records in self._parts for record in records]
         self._known.kept.put_back(self._channel, together[self._most :])
         return [record for _, record in together[: self._most]]
@@ -390,8 +424,10 @@ def give_back(known: QueueNodes) -> Steps[None]:
     for (channel, node), records in known.kept.take_all().items():
         sizes = list(map(len, records))
         start = 0
+        parts = _Parts(sizes, known.limits.batch_records, known.part_bytes([channel]))
         try:
-            for stop in _parts(sizes, known.limits.batch_records):
+            while start < len(records):
+                stop = parts.end(start)
                 part = pack_lengths(sizes[start:stop]), b"".join(records[start:stop])
                 yield Call(node, protocol.PUSH_MANY, ([channel], *part), at_once=True)
                 start = stop

@@ -521,10 +521,10 @@ async def an_error_tells_how_many_records_of_a_batch_are_stored(queue: Any, swar
     assert_same(await everything(queue, "a"), some[:stored], swarm)
 
 
-@row(SMALL)
+@row(SMALL, heavy=True)
 async def a_producer_tells_how_many_records_are_stored(queue: Any, swarm: Swarm) -> None:
     some = [b"%06d" % number + b"x" * 10 for number in range(30_000)]
-    async with swarm.client(timeout=0.05) as hasty:
+    async with swarm.client(timeout=0.5) as hasty:
         producer = hasty.produce("a")
 
         async def produce() -> None:
@@ -766,3 +766,17 @@ async def compression(queue: Any, swarm: Swarm) -> None:
     async with swarm.client(compression=True) as client:
         await client.push_many("a", [b"x" * 10_000] * 20)
         assert await client.pop_many("a", 30) == [b"x" * 10_000] * 20
+
+
+@row(SMALL)
+async def a_batch_that_is_larger_than_the_queue_can_ever_hold(queue: Any, swarm: Swarm) -> None:
+    """It leaves in smaller parts, so that what has room is stored, and the rest told."""
+    some = [record + b"x" * 500 for record in records(400)]
+    with pytest.raises(QueueFull) as caught:
+        await queue.push_many("a", some)
+    stored = caught.value.details["stored"]
+    assert 100 < stored < 400
+    assert_same(await everything(queue, "a"), some[:stored], swarm)
+    for _ in range(5):
+        await queue.push_many("a", some[:50])
+        assert_same(await everything(queue, "a"), some[:50], swarm)

@@ -280,7 +280,7 @@ def test_acknowledgements_of_a_stream_that_has_ended_are_passed_over(
 
 
 @pytest.mark.parametrize(
-    "ranges", [None, 1, [1], [1, 2, 3], [-1, 1], ["0", 1], [0, 1.0], [True, 1], [0] * 8194, [[0, 1]], b"\0\1"]
+    "ranges", [None, 1, [1], [1, 2, 3], [-1, 1], ["0", 1], [0, 1.0], [True, 1], [0] * 1026, [[0, 1]], b"\0\1"]
 )
 def test_bad_ranges(client: QueueConnection, consumer: QueueConnection, ranges: object) -> None:
     consumer.consume(1, "c", "s")
@@ -298,13 +298,13 @@ def test_bad_stream_of_an_acknowledgement(client: QueueConnection, stream: objec
 
 def test_the_most_ranges_in_one_acknowledgement(client: QueueConnection, consumer: QueueConnection) -> None:
     consumer.consume(1, "c", "s", records=4096)
-    client.push("c", *[b"x"] * 4096)
-    client.push("c", *[b"x"] * 4096)
-    assert len(consumer.records(1)) == 8192
-    numbers = [number for first in range(0, 8192, 2) for number in (first, 1)]
-    assert consumer.acknowledge(1, *numbers) == 4096
-    assert consumer.acknowledge(1, *numbers) == 0
-    assert consumer.acknowledge(1, 0, 8192) == 4096
+    client.push("c", *[b"x"] * 1024)
+    assert len(consumer.records(1)) == 1024
+    every_other = [number for first in range(0, 1024, 2) for number in (first, 1)]
+    assert len(every_other) == limits.ACKNOWLEDGED_NUMBERS_MAX
+    assert consumer.acknowledge(1, *every_other) == 512
+    assert consumer.acknowledge(1, *every_other) == 0
+    assert consumer.acknowledge(1, 0, 1024) == 512
     assert client.queues("c")[0]["records"] == 0
 
 
