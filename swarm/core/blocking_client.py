@@ -226,10 +226,20 @@ class Connection:
             with suppress(SwarmError):
                 self._send_all(self._session.outgoing(), time.monotonic())
 
+    @property
+    def expects_late(self) -> bool:
+        """Whether an answer is still to come that the program does not wait for, and that is not to be lost."""
+        return self._sock is not None and any(waiter.late for waiter in self._session.waiting.values())
+
+    @property
+    def unread(self) -> bool:
+        """Whether something was received that nobody has looked at yet."""
+        return bool(self._received)
+
     def wait_for_late_answers(self, deadline: float) -> None:
         """Receives those that are still to come, as far as they come in time."""
         with suppress(SwarmError):
-            while self._sock is not None and any(waiter.late for waiter in self._session.waiting.values()):
+            while self.expects_late:
                 self._receive(deadline)
 
     def notify(self, request: Request, arguments: tuple[Any, ...]) -> None:
@@ -597,7 +607,7 @@ class BlockingClient:
     def _first_of(self, step: FirstOf) -> tuple[list[Any], float]:
         """Carries out requests side by side until there is enough; their results, and how long it took."""
         begun = time.monotonic()
-        if len(step.calls) == 1:
+        if len(step.calls) == 1 and not self._connections[step.calls[0].node].expects_late:
             return [self._call(step.calls[0], begun + self._timeout_s)], time.monotonic() - begun
         results: list[Any] = [None] * len(step.calls)
         in_flight: dict[int, _Waiter] = {}
@@ -628,7 +638,9 @@ class BlockingClient:
         connections = {self._connections[node].fileno(): self._connections[node] for node in nodes}
         for descriptor in connections:
             poll.register(descriptor, select.POLLIN)
-        for descriptor, _ in poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+        timeout_s = 0 if any(each.unread for each in connections.values()) else max(deadline - time.monotonic(), 0)
+        ready = {descriptor for descriptor, _ in poll.poll(timeout_s * 1000)}
+        for descriptor in ready | {number for number, each in connections.items() if each.unread}:
             with suppress(ConnectionLost):  # which is how those who wait find it
                 connections[descriptor].receive()
 
