@@ -35,6 +35,7 @@ from swarm.core.session import NodeHello
 from swarm.core.stats import RequestStatistics
 
 FIRST_WAIT_S = 0.1  # the kernel itself waits so long for an answer: one system call less than asking first
+FRESH_S = 0.01  # whether a connection broke that was used so shortly before is not worth asking
 MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux has it
 PENDING = object()
 
@@ -72,6 +73,8 @@ class Connection:
         """How many bytes in the buffer were received and not taken: one number, or none."""
         self.next_attempt = 0.0
         """Not before then (time.monotonic)."""
+        self.heard_at = 0.0
+        """When the last answer came (time.monotonic)."""
         self._backoff = limits.BACKOFF_FIRST_S
 
     def twin(self) -> "Connection":
@@ -494,18 +497,20 @@ class BlockingClient:
         begun = time.monotonic()
         statistics = self._statistics.get(call.request.code) or self._statistics_of(call.request)
         try:
-            return self._ask(call, deadline)
-        except SwarmError:
-            statistics.failed += 1
-            raise
-        finally:
+            result = self._ask(call, begun, deadline)
+            self._connections[call.node].heard_at = ended = time.monotonic()
+            statistics.record(1, ended - begun)
+            return result
+        except BaseException as error:
+            statistics.failed += isinstance(error, SwarmError)
             statistics.record(1, time.monotonic() - begun)
+            raise
 
-    def _ask(self, call: Call, deadline: float) -> Any:
+    def _ask(self, call: Call, now: float, deadline: float) -> Any:
         """The result of one request. It is sent again where the connection broke and it may be repeated."""
         while True:
             connection = self._connected(call.node, deadline, call.request)
-            if not call.request.repeatable and connection.is_broken():
+            if not call.request.repeatable and now - connection.heard_at > FRESH_S and connection.is_broken():
                 continue
             try:
                 status, result = connection.ask(call, deadline + call.wait_s)
