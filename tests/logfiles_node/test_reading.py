@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_lines import NOON, log_lines
-from stored import (
+from logfiles_stored import (
     HOUR,
     AbandonedStore,
     Pairs,
