@@ -17,11 +17,12 @@ from typing import Protocol
 from nodes.logfiles.block_format import BadHeader
 from nodes.logfiles.block_index import BlockIndex, Damage
 from nodes.logfiles.bucket import Bucket
+from nodes.logfiles.entries import Entry, groups, joined
 from nodes.logfiles.file_names import DAY_NS, Span
-from nodes.logfiles.merging import BlockFile, Key, Source, View, block_sources, open_block_file
-from nodes.logfiles.part import Entry, groups, joined
+from nodes.logfiles.merging import View
 from nodes.logfiles.range_block import Cursor, RangeBlock, Step
 from nodes.logfiles.shared import Shared
+from nodes.logfiles.sources import BlockFile, Key, Source, block_sources, open_block_file
 from swarm.core.limits import APART_BYTES_MIN
 from swarm.core.storage_channels import channel_removed
 from swarm.logfiles.payload import TIMESTAMP_MAX, Records
