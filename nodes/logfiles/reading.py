@@ -17,16 +17,17 @@ from typing import Protocol
 from nodes.logfiles.block_format import BadHeader
 from nodes.logfiles.block_index import BlockIndex, Damage
 from nodes.logfiles.bucket import Bucket
+from nodes.logfiles.entries import Entry, groups, joined
 from nodes.logfiles.file_names import DAY_NS, Span
-from nodes.logfiles.merging import BlockFile, Key, Source, View, block_sources, open_block_file
-from nodes.logfiles.part import Entry, groups, joined
+from nodes.logfiles.merging import View
 from nodes.logfiles.range_block import Cursor, RangeBlock, Step
 from nodes.logfiles.shared import Shared
-from swarm.core.limits import MIB
+from nodes.logfiles.sources import BlockFile, Key, Source, block_sources, open_block_file
+from swarm.core.limits import APART_BYTES_MIN
 from swarm.core.storage_channels import channel_removed
 from swarm.logfiles.payload import TIMESTAMP_MAX, Records
 
-STEP_BYTES = 1 * MIB  # of payloads: a step ends with the block that passes it
+STEP_BYTES = APART_BYTES_MIN  # of payloads: a step ends with the block that passes it, and is a batch on the wire
 STEP_SOURCES = 16  # read for merging: some 10 ms; a step may end without having found a block
 
 

@@ -1,6 +1,7 @@
 """Ranges: in order whatever overlaps, resumable whatever becomes of the files, everything but what is damaged."""
 
 import random
+import threading
 from operator import itemgetter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_lines import NOON, log_lines
-from stored import (
+from logfiles_stored import (
     HOUR,
     AbandonedStore,
     Pairs,
@@ -23,9 +24,10 @@ from stored import (
 
 from nodes.logfiles.block_format import BLOCK_HEADER_BYTES, FILE_HEADER_BYTES
 from nodes.logfiles.block_index import BlockIndex
-from nodes.logfiles.merging import Source, View
+from nodes.logfiles.merging import View
 from nodes.logfiles.range_block import Cursor, decode, matching, position
 from nodes.logfiles.reading import STEP_BYTES
+from nodes.logfiles.sources import Source
 from nodes.logfiles.store import LogStore
 from swarm.core.errors import ChannelRemoved
 from swarm.logfiles.payload import Codec, Records
@@ -168,6 +170,41 @@ def test_a_cursor_and_a_reader_while_everything_changes(tmp_path: Path, newest_f
             for pair in pairs_of_step(step, newest_first=newest_first)
         ]
         assert found_anew == expected
+
+
+def test_readers_in_other_threads(tmp_path: Path) -> None:
+    """Each finds, in order and once, what had been committed when it began, and perhaps some of what came since."""
+    pairs = lines(30_000, mean_step=HOUR // 10_000)
+    failed: list[str] = []
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            before = committed
+            found = content(store)
+            given = set(found)
+            if found[:before] != pairs[:before] or found != [pair for pair in pairs if pair in given]:
+                failed.append(f"{len(found)} of {before}")
+
+    with AbandonedStore(tmp_path) as store:
+        committed = 0
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for begin in range(0, len(pairs), 500):
+                put(store, pairs[begin : begin + 500])
+                committed = begin + 500
+                if begin % 7500 == 0:
+                    flush(store)
+                    do(store.buckets_to_seal(pairs[begin][0], -1e9))
+                    do(store.removals())
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+        assert not failed
+        assert content(store) == pairs
 
 
 def test_a_position_in_the_middle_of_a_block(tmp_path: Path) -> None:

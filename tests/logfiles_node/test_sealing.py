@@ -12,7 +12,18 @@ from pathlib import Path
 
 import pytest
 from log_lines import NOON, log_lines
-from stored import HOUR, AbandonedStore, FailingFiles, Pairs, WatchedFiles, content, do, flush, make_blocks, seal_all
+from logfiles_stored import (
+    HOUR,
+    AbandonedStore,
+    FailingFiles,
+    Pairs,
+    WatchedFiles,
+    content,
+    do,
+    flush,
+    make_blocks,
+    seal_all,
+)
 
 from nodes.logfiles.file_names import FileName, Span
 from nodes.logfiles.files import Files

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from log_lines import NOON, log_lines
-from stored import (
+from logfiles_stored import (
     HOUR,
     AbandonedStore,
     FailingFiles,
