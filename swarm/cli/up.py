@@ -38,29 +38,13 @@ from swarm.logfiles import LogfilesClient
 from swarm.queue import QueueClient
 
 NODES_MAX = 64  # of a kind: processes, each with some 30 MiB to begin with
+PORTS = {"queue": 100, "logfiles": 200}  # from the first dht node's to the first of these: their own defaults, 10101…
 POLL_S = 1.0  # between two questions for a node's figures
 DRAW_S = 0.5
 EVENTS_SHOWN = 6
 WIDE_COLUMNS = 120  # of a terminal, from which on every column has room
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of node besides dht: any number of them can stand side by side.
-
-    ports: from the first dht node's to the first of these. So by default the first has the port that is its own
-    program's default.
-    """
-
-    name: str
-    ports: int
-    client: type[QueueClient | LogfilesClient]
-
-    def nodes_file(self, data: Path) -> Path:
-        return data / f"nodes-{self.name}"
-
-
-KINDS = (Kind("queue", 100, QueueClient), Kind("logfiles", 200, LogfilesClient))
+_CLIENTS: dict[str, type[QueueClient | LogfilesClient]] = {"queue": QueueClient, "logfiles": LogfilesClient}
 
 _COLOURS = {
     State.STARTING: "yellow",
@@ -232,9 +216,8 @@ def _event(name: str, text: str) -> str:
     type=click.IntRange(0, 65535),
     default=10001,
     show_default=True,
-    help="Port of the first dht node; those after it have the next ones. "
-    + "".join(f"The first {kind.name} node's is {kind.ports} above. " for kind in KINDS)
-    + "0: any that are free.",
+    help="Port of the first dht node; those after it have the next ones. The first queue node's port is "
+    f"{PORTS['queue']} above, the first logfiles node's {PORTS['logfiles']}. 0: any that are free.",
 )
 @click.option(
     "--memory-limit",
@@ -243,41 +226,41 @@ def _event(name: str, text: str) -> str:
     help="Most memory that the records of all dht nodes may take together, of which each has its part: 8 GiB.  "
     "[three quarters of the machine's memory]",
 )
-def up(data: Path, dht: int, base_port: int, memory_limit: int | None, **counts: int) -> None:
+def up(data: Path, dht: int, queue: int, logfiles: int, base_port: int, memory_limit: int | None) -> None:
     """Runs a swarm on this machine, until Ctrl-C or SIGTERM.
 
     Starts dht nodes that share the hash range evenly, a dhtdump for each, queue nodes and logfiles nodes. Writes the
-    addresses of the dht nodes to the file `nodes` in the data directory (for `swarm dht --nodes`), those of the queue
-    nodes to `nodes-queue` (for `swarm queue --nodes`), those of the logfiles nodes to `nodes-logfiles`, shows how they
-    are, and starts again what dies. Each node's logs are in its own directory, DATA/dht-1/root.log,
-    DATA/queue-1/root.log and so on, those of its dhtdump in DATA/dht-1/dump.
+    addresses of the dht nodes to the file `nodes` in the data directory (for `swarm dht --nodes`), those of the others
+    to `nodes-queue` and `nodes-logfiles` (for `swarm queue --nodes` and `swarm logfiles --nodes`), shows how they are,
+    and starts again what dies. Each node's logs are in its own directory, DATA/dht-1/root.log, DATA/queue-1/root.log
+    and so on, those of its dhtdump in DATA/dht-1/dump.
 
     How many dht nodes there are is decided when the data directory is first used: each holds its part of the records.
-    Of queue nodes and logfiles nodes there may be more than before, or none.
+    Of the others there may be more than before, or none.
 
     Exit status 1, with the reason, if a node cannot start; 2 with another --dht than before, or a --queue or --logfiles
     that leaves out nodes that hold channels.
     """
-    _check_ports(base_port, dht, counts)
+    others = {"queue": queue, "logfiles": logfiles}
+    _check_ports(base_port, dht, others)
     if memory_limit is None:
         memory_limit = default_memory_limit()
     if memory_limit < dht:
         raise click.BadParameter(f"each of {dht} nodes needs a part of it", param_hint="--memory-limit")
-    _check_as_before(data, dht, counts)
+    _check_as_before(data, dht, others)
     logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is in the table
     console = Console()
-    nodes_files = {"dht": data / "nodes"}
-    nodes_files |= {kind.name: kind.nodes_file(data) for kind in KINDS if counts[kind.name]}
+    nodes_files = {"dht": data / "nodes"} | {kind: data / f"nodes-{kind}" for kind, count in others.items() if count}
     hints = [f"swarm {kind} --nodes {shlex.quote(str(file))} …" for kind, file in nodes_files.items()]
     can_draw = console.is_terminal and not console.is_dumb_terminal
     view: View = TableView(console, "\n".join([*hints, "Ctrl-C stops the swarm"])) if can_draw else LineView()
     rows = _plan_dht(data, dht, base_port, memory_limit // dht, view.tell)
-    for kind in KINDS:
-        rows += _plan(kind, data, counts[kind.name], base_port and base_port + kind.ports, view.tell)
+    for kind, count in others.items():
+        first_port = base_port and base_port + PORTS[kind]
+        rows += [Row(_node(kind, each, data, first_port, (), view.tell), _CLIENTS[kind]) for each in range(count)]
     data.mkdir(parents=True, exist_ok=True)
-    for kind in KINDS:
-        if not counts[kind.name]:
-            kind.nodes_file(data).unlink(missing_ok=True)  # of nodes that do not run this time
+    for kind in others.keys() - nodes_files.keys():
+        (data / f"nodes-{kind}").unlink(missing_ok=True)  # of nodes that do not run this time
     reasons: list[str] = []
     try:
         trio.run(_run, rows, view, nodes_files, "is up" if can_draw else f"is up: {', '.join(hints)}")
@@ -287,26 +270,29 @@ def up(data: Path, dht: int, base_port: int, memory_limit: int | None, **counts:
         raise Failure("\n".join(sorted(reasons)))
 
 
-def _check_ports(base_port: int, dht: int, counts: Mapping[str, int]) -> None:
-    planned = [("dht", dht, base_port)]
-    planned += [(kind.name, counts[kind.name], base_port + kind.ports) for kind in KINDS if counts[kind.name]]
-    if base_port and max(first + count for _, count, first in planned) - 1 > 65535:
-        nodes = ", ".join(f"{count} {name} nodes from port {first} on" for name, count, first in planned)
-        raise click.BadParameter(f"{nodes} need ports above 65535", param_hint="--base-port")
+def _check_ports(base_port: int, dht: int, others: Mapping[str, int]) -> None:
+    for kind, count in others.items():
+        last = base_port + (PORTS[kind] + count if count else dht) - 1
+        if base_port and last > 65535:
+            raise click.BadParameter(
+                f"{dht} dht nodes from port {base_port} on, and {count} {kind} nodes from {base_port + PORTS[kind]} "
+                "on, need ports above 65535",
+                param_hint="--base-port",
+            )
 
 
-def _check_as_before(data: Path, dht: int, counts: Mapping[str, int]) -> None:
+def _check_as_before(data: Path, dht: int, others: Mapping[str, int]) -> None:
     """That no node is left out that holds something."""
     if (before := _dht_nodes_before(data)) not in (None, dht):
         raise WrongCall(
             f"{data} was started with {before} nodes before, each of which has its part of the records: "
             f"use --dht {before}, or another --data"
         )
-    for name, count in counts.items():
-        if count and (before := _nodes_before(data, name)) > count:
+    for kind, count in others.items():
+        if count and (before := _nodes_before(data, kind)) > count:
             raise WrongCall(
-                f"{data} was started with {before} {name} nodes before, and {name}-{before} holds channels: "
-                f"use --{name} {before}, or another --data"
+                f"{data} was started with {before} {kind} nodes before, and {kind}-{before} holds channels: "
+                f"use --{kind} {before}, or another --data"
             )
 
 
@@ -322,7 +308,7 @@ def _dht_nodes_before(data: Path) -> int | None:
 
 
 def _nodes_before(data: Path, kind: str) -> int:
-    """The highest number of a node of this kind that holds channels; 0 if none does."""
+    """The highest number of a node of a kind that holds channels; 0 if none does."""
     channels = data.glob(f"{kind}-*/channels/*")
     numbers = (each.parents[1].name.removeprefix(f"{kind}-") for each in channels)
     return max((int(number) for number in numbers if number.isdecimal()), default=0)
@@ -335,10 +321,6 @@ def _plan_dht(data: Path, count: int, base_port: int, memory_limit: int, tell: C
         node = _node("dht", number, data, base_port, options, tell)
         rows.append(Row(node, DhtClient, hash_range))
     return rows
-
-
-def _plan(kind: Kind, data: Path, count: int, base_port: int, tell: Callable[[str, str], None]) -> list[Row]:
-    return [Row(_node(kind.name, number, data, base_port, (), tell), kind.client) for number in range(count)]
 
 
 def _node(

@@ -25,7 +25,7 @@ from nodes.logfiles.config import LogfilesConfig
 from nodes.queue.config import QueueConfig
 from swarm.blocking import DhtClient, LogfilesClient, QueueClient
 from swarm.cli.supervisor import NodeProcess, State
-from swarm.cli.up import KINDS, NODES_MAX, Figures, Row, draw, format_bytes
+from swarm.cli.up import NODES_MAX, PORTS, Figures, Row, draw, format_bytes
 from swarm.cli.up import up as up_command
 from swarm.core.config import Address
 from swarm.core.node import default_memory_limit
@@ -144,8 +144,8 @@ def test_each_event_is_a_line(tmp_path: Path) -> None:
     started = rf"({time}{name}running on 127\.0\.0\.1:\d+ \(pid \d+\)\n){{4}}"
     dumps = rf"({time}dump-[12] dumps 127\.0\.0\.1:\d+ \(pid \d+\)\n){{2}}"
     data = re.escape(str(up.nodes_file.parent))
-    hints = f"swarm dht --nodes {data}/nodes …, swarm queue --nodes {data}/nodes-queue …, "
-    is_up = rf"{time}swarm is up: {hints}swarm logfiles --nodes {data}/nodes-logfiles …\n"
+    commands = [rf"swarm {kind} --nodes {data}/nodes-{kind} …" for kind in ("queue", "logfiles")]
+    is_up = rf"{time}swarm is up: swarm dht --nodes {data}/nodes …, {', '.join(commands)}\n"
     stopped = rf"({time}(dht-[12]|dump-[12]|queue-1|logfiles-1) (stopping|stopped)\n){{12}}"
     assert re.fullmatch(started + dumps + is_up + stopped, up.text()), up.text()
 
@@ -401,8 +401,8 @@ def run_up(*options: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_queue_nodes_have_a_nodes_file_of_their_own(tmp_path: Path) -> None:
-    with swarm_up(tmp_path, "--dht", "1", "--queue", "2", "--logfiles", "0") as up:
-        assert sorted(up.pids()) == ["dht-1", "dump-1", "queue-1", "queue-2"]
+    with swarm_up(tmp_path, "--dht", "1", "--queue", "2") as up:
+        assert sorted(up.pids()) == ["dht-1", "dump-1", "logfiles-1", "queue-1", "queue-2"]
         nodes = (tmp_path / "data" / "nodes-queue").read_text().split()
         assert len(nodes) == 2
         with QueueClient(nodes_file=tmp_path / "data" / "nodes-queue") as queue:
@@ -413,10 +413,7 @@ def test_queue_nodes_have_a_nodes_file_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_queue_node_that_was_killed_is_started_again_with_what_it_held(tmp_path: Path) -> None:
-    with (
-        swarm_up(tmp_path, "--dht", "1", "--logfiles", "0") as up,
-        QueueClient(nodes_file=tmp_path / "data" / "nodes-queue") as queue,
-    ):
+    with swarm_up(tmp_path, "--dht", "1") as up, QueueClient(nodes_file=tmp_path / "data" / "nodes-queue") as queue:
         queue.push("channel", b"record")
         first = up.pids()
         os.kill(first["queue-1"], signal.SIGKILL)
@@ -426,38 +423,29 @@ def test_a_queue_node_that_was_killed_is_started_again_with_what_it_held(tmp_pat
 
 
 def test_logfiles_nodes_have_a_nodes_file_of_their_own(tmp_path: Path) -> None:
-    with swarm_up(tmp_path, "--dht", "1", "--queue", "0", "--logfiles", "2") as up:
+    file = tmp_path / "data" / "nodes-logfiles"
+    with (
+        swarm_up(tmp_path, "--dht", "1", "--queue", "0", "--logfiles", "2") as up,
+        LogfilesClient(nodes_file=file) as logs,
+    ):
         assert sorted(up.pids()) == ["dht-1", "dump-1", "logfiles-1", "logfiles-2"]
-        nodes = (tmp_path / "data" / "nodes-logfiles").read_text().split()
-        assert len(nodes) == 2
-        with LogfilesClient(nodes_file=tmp_path / "data" / "nodes-logfiles") as logs:
-            logs.put("channel", 1, b"record")
-            assert logs.channel_size("channel") == (1, 6)
-            assert sorted(logs.node_statistics()) == sorted(nodes)
-        assert not set(nodes) & set(up.nodes_file.read_text().split())
-
-
-def test_a_logfiles_node_that_was_killed_is_started_again_with_what_it_held(tmp_path: Path) -> None:
-    nodes_file = tmp_path / "data" / "nodes-logfiles"
-    with swarm_up(tmp_path, "--dht", "1", "--queue", "0") as up, LogfilesClient(nodes_file=nodes_file) as logs:
-        logs.put("channel", 1, b"record")
+        logs.put("channel", 1.5, b"record")
         first = up.pids()
         os.kill(first["logfiles-1"], signal.SIGKILL)
-        second = up.wait_for_another("logfiles-1", first["logfiles-1"])
-        assert second["dht-1"] == first["dht-1"]
-        assert list(logs.get_range("channel")) == [(1, b"record")]
+        up.wait_for_another("logfiles-1", first["logfiles-1"])
+        assert list(logs.get_range("channel")) == [(1_500_000_000, b"record")]
+        assert sorted(logs.node_statistics()) == sorted(file.read_text().split())
 
 
-def test_kinds_without_nodes_have_no_file_that_names_any(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["queue", "logfiles"])
+def test_without_nodes_of_a_kind_no_file_names_any(tmp_path: Path, kind: str) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    for kind in KINDS:
-        kind.nodes_file(data).write_text("127.0.0.1:1\n")
-    with swarm_up(tmp_path, "--dht", "1", "--queue", "0", "--logfiles", "0") as up:
-        assert sorted(up.pids()) == ["dht-1", "dump-1"]
-        for kind in KINDS:
-            assert not kind.nodes_file(data).exists()
-            assert f"swarm {kind.name}" not in up.text()
+    (data / f"nodes-{kind}").write_text("127.0.0.1:1\n")
+    with swarm_up(tmp_path, "--dht", "1", f"--{kind}", "0") as up:
+        assert not any(name.startswith(kind) for name in up.pids())
+        assert not (data / f"nodes-{kind}").exists()
+        assert f"swarm {kind}" not in up.text()
 
 
 @pytest.mark.parametrize("kind", ["queue", "logfiles"])
@@ -475,25 +463,24 @@ def test_nodes_that_hold_channels_are_not_left_out(tmp_path: Path, kind: str) ->
 
 
 def test_the_ports_of_a_swarm_do_not_overlap() -> None:
-    firsts = [0, *(kind.ports for kind in KINDS)]
-    assert all(first + NODES_MAX <= later for first, later in pairwise(firsts))
+    first = [0, *PORTS.values()]
+    assert all(after - before >= NODES_MAX for before, after in pairwise(first))
 
 
 def test_by_default_the_ports_are_those_of_nodes_by_themselves() -> None:
     base_port = next(option.default for option in up_command.params if option.name == "base_port")
     alone = (DhtConfig(), QueueConfig(), LogfilesConfig())
-    assert [config.node.address.port for config in alone] == [base_port + ports for ports in (0, 100, 200)]
-    assert [kind.ports for kind in KINDS] == [100, 200]
+    assert [config.node.address.port - base_port for config in alone] == [0, *PORTS.values()]
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        ("--queue", "2", "--logfiles", "0", "--base-port", "65435"),
-        ("--queue", "-1"),
-        ("--queue", "65"),
+        ("--queue", "2", "--base-port", "65435"),
         ("--logfiles", "2", "--base-port", "65335"),
+        ("--queue", "-1"),
         ("--logfiles", "-1"),
+        ("--queue", "65"),
         ("--logfiles", "65"),
     ],
 )
