@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import cycle, islice, pairwise
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 CHANNEL = "bench"
 KEY_BYTES = 16
@@ -39,8 +39,19 @@ Records = dict[bytes, bytes]
 
 
 @dataclass(frozen=True)
-class Job:
+class Task:
     """What a client program is to do."""
+
+    module: ClassVar[str]
+    """The program."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Job(Task):
+    module = "bench.client"
 
     work: str
     """A name in WORKS."""
@@ -61,9 +72,6 @@ class Job:
     """From one get of the prober to the next; 0: one after another."""
     single_connection: bool = False
     """redis-py without its pool of connections (single_connection_client)."""
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
     def load_keys(self) -> list[bytes]:
         return split_keys(Path(self.keys).read_bytes())
@@ -202,17 +210,17 @@ def one_at_a_time(job: Job) -> dict[str, float]:
     works: list[tuple[str, Any, list[Any]]] = [("put", puts, records), ("get", gets, keys)]
     for name, action, items in works:
         chunks = list(cut(items, CHUNK))
-        repeat(action, chunks, WARM_UP_S)
+        repeat(action, cycle(chunks), WARM_UP_S)
         freeze()
-        figures[name] = repeat(action, chunks, job.seconds)
+        figures[name] = repeat(action, cycle(chunks), job.seconds)
     return figures
 
 
-def repeat(action: Callable[[Any], None], chunks: list[Any], seconds: float) -> float:
-    """Items a second."""
+def repeat(action: Callable[[Any], None], chunks: Iterable[Any], seconds: float) -> float:
+    """Items a second. Chunks have CHUNK items; it ends with the seconds, or with the chunks."""
     done = 0
     begun = now = time.perf_counter()
-    for chunk in cycle(chunks):
+    for chunk in chunks:
         action(chunk)
         done += CHUNK
         now = time.perf_counter()
@@ -373,15 +381,20 @@ def probe(job: Job) -> dict[str, float]:
         for key in chunk:
             get(key)
 
-    repeat(gets, list(cut(keys, CHUNK)), WARM_UP_S)
+    repeat(gets, cycle(cut(keys, CHUNK)), WARM_UP_S)
     print("ready", flush=True)
     spans = gets_when_due(get, keys, job.every_s, told) if job.every_s else gets_in_a_row(get, keys, told)
     if not told[0]:
         raise SystemExit("the benchmark is gone")
     begin_ns, end_ns = map(int, told[0].split())
     times = [end - begin for begin, end in spans if end >= begin_ns and begin <= end_ns]
+    return spread_ms(times)
+
+
+def spread_ms(times: list[int]) -> dict[str, float]:
+    """How times in ns are spread: their number, and in ms the longest and the percentiles."""
     times.sort()
-    figures = {"gets": len(times), "longest": times[-1] / 1e6}
+    figures = {"number": len(times), "longest": times[-1] / 1e6}
     return figures | {f"{share:g}%": times[int(len(times) * share / 100)] / 1e6 for share in PERCENTILES}
 
 

@@ -5,87 +5,59 @@ after another, ours and Redis close together, the other one first in every secon
 round; what is shown are medians over the rounds.
 """
 
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import machine
 from bench.client import KEY_BYTES, REDIS_BATCH, VALUE_BYTES, Job, write_keys
 from bench.processes import (
-    BUILD,
     CLIENT_CORE,
+    DHT_NODE,
+    DHT_NODE_IN_MEMORY,
     NODE_IN_MEMORY,
     REDIS_DURABLE,
     REDIS_IN_MEMORY,
     REDIS_SETTINGS,
-    ROOT,
     SERVER_CORE,
-    BenchError,
     Processes,
-    Server,
+    Start,
     System,
     build_loadgen,
-    check_cores,
-    exit_on_sigterm,
+    redis,
 )
-from bench.report import Report, Row, Values, Wanted, judge
-
-README = ROOT / "bench" / "README.md"
-RESULTS = ROOT / "bench" / "results.json"
-RESULTS_PARTIAL = BUILD / "results.json"
+from bench.report import Row, Values, Wanted
+from bench.rounds import Benchmark, Measurement, Phase, Round, Settings, at_least, at_most
 
 CONNECTIONS = 50
 LARGE = 100_000  # records of a batch that a client cuts into parts
 PAUSE_MS_MAX = 10.0
 BENCHMARK_KEYS = 100_000  # of redis-benchmark, few enough that its gets find what its sets wrote
-TABLE_WIDTH = 180  # where standard output is no terminal
 
 
 @dataclass(frozen=True)
-class Settings:
-    rounds: int
-    records: int
-    only: tuple[str, ...]
-    single_s: float
-    """How long each measurement of single requests by a Python client lasts."""
+class DhtSettings(Settings):
     idle_s: float
     """How long the prober looks at servers that nobody else uses."""
     loadgen_requests: int
     """For 1 in flight; with 16 it is ten times as many, with a frame for each twice."""
 
-    def shows(self, row: Row) -> bool:
-        return not self.only or any(row.name.casefold().startswith(prefix.casefold()) for prefix in self.only)
+
+COMPLETE = DhtSettings(5, 1_000_000, (), single_s=1.0, idle_s=1.5, loadgen_requests=100_000)
+QUICK = DhtSettings(2, 100_000, (), single_s=0.25, idle_s=0.5, loadgen_requests=20_000)
 
 
-COMPLETE = Settings(5, 1_000_000, (), single_s=1.0, idle_s=1.5, loadgen_requests=100_000)
-QUICK = Settings(2, 100_000, (), single_s=0.25, idle_s=0.5, loadgen_requests=20_000)
-
-
-class Round:
-    """One round, while its servers run; the measurements write their figures into values."""
-
+class DhtRound(Round):
     def __init__(
-        self, settings: Settings, processes: Processes, loadgen: Path, keys: Path, values: Values, number: int
+        self, settings: DhtSettings, processes: Processes, directory: Path, values: Values, number: int
     ) -> None:
+        super().__init__(processes, values, number)
         self.settings = settings
-        self.processes = processes
-        self.number = number
-        self.servers: dict[System, Server] = {}
-        self._loadgen = loadgen
-        self._keys = keys
-        self._values = values
-
-    def note(self, row: Row, series: str, value: float) -> None:
-        self._values.setdefault(row.name, {}).setdefault(series, []).append(value)
+        self._loadgen = build_loadgen()
+        self._keys = directory / "keys"
+        if number == 1:
+            write_keys(self._keys, settings.records)
 
     def note_put_get(self, system: System, figures: dict[str, float], put: Row, get: Row) -> None:
         self.note(put, system, figures["put"])
@@ -108,9 +80,8 @@ class Round:
                 begin_ns = time.monotonic_ns()
                 time.sleep(self.settings.idle_s)
                 seen = prober.finish(begin_ns, time.monotonic_ns())
-        self.note(row, system, seen.pop("longest"))
-        for name, value in seen.items():
-            self.note(row, f"{system} {name}", value)
+        self.note(row, system, seen["longest"])
+        self.note_spread(row, system, seen)
 
     def load(self, system: str, operation: str, pipeline: int, times: int, *options: str) -> dict[str, Any]:
         """Runs the load generator against a server, or echo."""
@@ -127,23 +98,7 @@ class Round:
         )
 
 
-@dataclass(frozen=True)
-class Measurement:
-    rows: tuple[Row, ...]
-    measure: Callable[[Round, Any], None]
-    """Called for each of the systems."""
-    systems: tuple[str, ...] = ("ours", "redis")
-
-
 # What is measured: a row's target is the issue's, and a row without one is for information.
-
-
-def at_least(ratio: float) -> Wanted:
-    return Wanted("at least", ratio)
-
-
-def at_most(ratio: float) -> Wanted:
-    return Wanted("at most", ratio)
 
 
 def put_get_rows(name: str, peers: tuple[str, str], wanted: tuple[float, float] | None = None) -> tuple[Row, Row]:
@@ -199,7 +154,7 @@ PAUSE_IDLE = Row("pause: longest, nobody else", "ms", "nobody else")
 
 
 def fill(memory: Row, pause: Row, batch: int) -> Measurement:
-    def measure(this: Round, system: System) -> None:
+    def measure(this: DhtRound, system: System) -> None:
         server = this.servers[system]
         empty = server.private_bytes()
         this.probe(system, "insert", pause, batch=batch)
@@ -208,7 +163,7 @@ def fill(memory: Row, pause: Row, batch: int) -> Measurement:
     return Measurement((memory, pause), measure)
 
 
-def durable_fill(this: Round, system: System) -> None:
+def durable_fill(this: DhtRound, system: System) -> None:
     """Fills a server that keeps what it is given, or a node that does not; the node's figure is in two rows."""
     rate = this.client(system, "insert")["put"]
     if system != "bare":
@@ -217,18 +172,18 @@ def durable_fill(this: Round, system: System) -> None:
         this.note(PRICE_BATCHES, system, rate)
 
 
-def durable_batches(this: Round, system: System) -> None:
+def durable_batches(this: DhtRound, system: System) -> None:
     this.note(JOURNAL_BATCHES, system, this.client(system, "batches")["put"])
 
 
 def batches(rows: tuple[Row, Row], **options: Any) -> Measurement:
-    def measure(this: Round, system: System) -> None:
+    def measure(this: DhtRound, system: System) -> None:
         this.note_put_get(system, this.client(system, "batches", **options), *rows)
 
     return Measurement(rows, measure)
 
 
-def one_at_a_time(this: Round, system: System) -> None:
+def one_at_a_time(this: DhtRound, system: System) -> None:
     """Ours has one connection to a node, and no pool that could be left out: one figure for both rows."""
     figures = this.client(system, "one at a time", core=SERVER_CORE)
     this.note_put_get(system, figures, *ONE_AT_A_TIME)
@@ -237,19 +192,19 @@ def one_at_a_time(this: Round, system: System) -> None:
     this.note_put_get(system, figures, *ONE_AT_A_TIME_WITHOUT_POOL)
 
 
-def read_all(this: Round, system: System) -> None:
+def read_all(this: DhtRound, system: System) -> None:
     this.note(GET_ALL, system, this.client(system, "get all")["get"])
 
 
 def tasks(rows: tuple[Row, Row], count: int, core: int = CLIENT_CORE) -> Measurement:
-    def measure(this: Round, system: System) -> None:
+    def measure(this: DhtRound, system: System) -> None:
         backend = "trio" if system == "ours" else "asyncio"
         this.note_put_get(system, this.client(system, "tasks", core=core, tasks=count, backend=backend), *rows)
 
     return Measurement(rows, measure)
 
 
-def fifty_tasks(this: Round, system: System) -> None:
+def fifty_tasks(this: DhtRound, system: System) -> None:
     """Redis' figure is the same for both of our backends."""
     figures = this.client(system, "tasks", tasks=50, backend="asyncio")
     this.note_put_get(system, figures, *FIFTY_TASKS_ASYNCIO)
@@ -265,7 +220,7 @@ def pause(row: Row, work: str) -> Measurement:
 def node(row: Row, operation: str, pipeline: int, systems: tuple[str, ...] = ("ours", "redis", "echo")) -> Measurement:
     """The load generator against node, Redis, and its own echo server, which shows what it could drive."""
 
-    def measure(this: Round, system: str) -> None:
+    def measure(this: DhtRound, system: str) -> None:
         figures = this.load(system, operation, pipeline, 10 if pipeline > 1 else 1)
         this.note(row, system, figures["requests_per_s"])
         this.note(row, f"{system} busy", figures["busy"])
@@ -276,7 +231,7 @@ def node(row: Row, operation: str, pipeline: int, systems: tuple[str, ...] = ("o
 def node_frames(row: Row, operation: str) -> Measurement:
     """A frame for each request, as a client sends them that does not gather what is asked at the same moment."""
 
-    def measure(this: Round, system: str) -> None:
+    def measure(this: DhtRound, system: str) -> None:
         figures = this.load(system, operation, 16, 2, *(["--frame-each"] if system == "ours" else []))
         this.note(row, system, figures["requests_per_s"])
         this.note(row, f"{system} busy", figures["busy"])
@@ -284,7 +239,7 @@ def node_frames(row: Row, operation: str) -> Measurement:
     return Measurement((row,), measure)
 
 
-def redis_benchmark(this: Round, _: str) -> None:
+def redis_benchmark(this: DhtRound, _: str) -> None:
     """What Redis' own tool says, to check the load generator; the sets come first, so that the gets find something."""
     for pipeline, rows in ((16, IN_FLIGHT_16), (1, IN_FLIGHT_1)):
         requests = this.settings.loadgen_requests * (10 if pipeline > 1 else 1)
@@ -296,23 +251,10 @@ def redis_benchmark(this: Round, _: str) -> None:
             this.note(row, "redis-benchmark", rates[name])
 
 
-@dataclass(frozen=True)
-class Phase:
-    fill: Measurement
-    """Fills the servers; runs whenever the phase does."""
-    rest: tuple[Measurement, ...]
-    durable: bool = False
-    """Whether the servers keep on disk what was written."""
-
-    def measurements(self, settings: Settings) -> list[Measurement]:
-        """What is to run for the rows that are asked for."""
-        rest = [each for each in self.rest if any(map(settings.shows, each.rows))]
-        return [self.fill, *rest] if rest or any(map(settings.shows, self.fill.rows)) else []
-
-
+IN_MEMORY: dict[System, Start] = {"ours": DHT_NODE_IN_MEMORY, "redis": redis(REDIS_IN_MEMORY)}
 PHASES = (
     Phase(
-        fill(MEMORY, PAUSE_INSERT, REDIS_BATCH),
+        IN_MEMORY,
         (
             Measurement((*ONE_AT_A_TIME, *ONE_AT_A_TIME_WITHOUT_POOL), one_at_a_time),
             batches(BATCHES),
@@ -331,13 +273,15 @@ PHASES = (
             pause(PAUSE_GET_ALL, "get all"),
             pause(PAUSE_IDLE, ""),
         ),
+        fill(MEMORY, PAUSE_INSERT, REDIS_BATCH),
     ),
     Phase(
-        fill(MEMORY_LARGE, PAUSE_INSERT_LARGE, LARGE),
+        IN_MEMORY,
         (Measurement((*IN_FLIGHT_1, *IN_FLIGHT_16), redis_benchmark, ("redis-benchmark",)),),
+        fill(MEMORY_LARGE, PAUSE_INSERT_LARGE, LARGE),
     ),
     Phase(
-        Measurement((JOURNAL_INSERT, PRICE_BATCHES), durable_fill, ("ours", "redis", "bare")),
+        {"ours": DHT_NODE, "redis": redis(REDIS_DURABLE), "bare": DHT_NODE_IN_MEMORY},
         (
             Measurement((JOURNAL_BATCHES,), durable_batches),
             node(JOURNAL_1, "put", 1, ("ours", "redis")),
@@ -345,7 +289,7 @@ PHASES = (
             node(PRICE_1, "put", 1, ("ours", "bare")),
             node(PRICE_16, "put", 16, ("ours", "bare")),
         ),
-        durable=True,
+        Measurement((JOURNAL_INSERT, PRICE_BATCHES), durable_fill, ("ours", "redis", "bare")),
     ),
 )
 
@@ -359,58 +303,8 @@ ROWS = (
 )
 
 
-# The run.
-
-
-class Steps:
-    """A line on standard error that tells what runs; no thread draws it, since that would take time from a core."""
-
-    def __init__(self, total: int) -> None:
-        console = Console(stderr=True)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-        self.progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
-        self._task = self.progress.add_task("", total=total)
-        self._live = console.is_terminal
-        self._done = 0
-
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        with self.progress if self._live else nullcontext():
-            yield
-
-    def next(self, round_number: int, rows: tuple[Row, ...]) -> None:
-        text = f"round {round_number}  {rows[0].name}"
-        self.progress.update(self._task, completed=self._done, description=text)
-        if self._live:
-            self.progress.refresh()
-        else:
-            print(text, file=sys.stderr, flush=True)
-        self._done += 1
-
-
-def measure(settings: Settings) -> Values:
-    values: Values = {}
-    plans = [(each.durable, each.measurements(settings)) for each in PHASES]
-    steps = Steps(settings.rounds * sum(len(plan) for _, plan in plans))
-    loadgen = build_loadgen()
-    with tempfile.TemporaryDirectory(prefix="swarm-bench-") as name, steps.shown():
-        directory = Path(name)
-        keys = directory / "keys"
-        write_keys(keys, settings.records)
-        with Processes(directory) as processes:
-            for number in range(1, settings.rounds + 1):
-                this = Round(settings, processes, loadgen, keys, values, number)
-                for durable, plan in plans:
-                    with processes.servers(durable=durable) if plan else nullcontext({}) as this.servers:
-                        for each in plan:
-                            steps.next(number, each.rows)
-                            for system in each.systems if number % 2 else each.systems[::-1]:
-                                each.measure(this, system)
-    return values
-
-
-def describe(settings: Settings, neighbours: machine.Neighbours) -> dict[str, str]:
-    return machine.describe(redis=True) | {
+def describe(settings: DhtSettings, neighbours: machine.Neighbours) -> dict[str, str]:
+    return machine.describe(["redis", "hiredis"], Redis=machine.redis_version()) | {
         "settings": f"{settings.records:,} records, keys of {KEY_BYTES} bytes, values of {VALUE_BYTES}; "
         f"medians of {settings.rounds} rounds",
         "the clients' settings": "their defaults, but for a timeout of 30 s of ours",
@@ -423,49 +317,23 @@ def describe(settings: Settings, neighbours: machine.Neighbours) -> dict[str, st
     }
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--rounds", type=click.IntRange(1), help=f"How often everything is measured.  [{COMPLETE.rounds}]")
-@click.option("--records", type=click.IntRange(1000), help=f"Records of the stores.  [{COMPLETE.records}]")
-@click.option("--quick", is_flag=True, help=f"Short: {QUICK.rounds} rounds, {QUICK.records} records.")
-@click.option("--only", multiple=True, metavar="PREFIX", help="Only rows that begin so. May be repeated.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help=f"Where the figures go.  [{RESULTS.name}]")
-@click.option("--write-readme", is_flag=True, help="Puts the table into bench/README.md.")
-def main(
-    rounds: int | None,
-    records: int | None,
-    quick: bool,
-    only: tuple[str, ...],
-    json_file: Path | None,
-    write_readme: bool,
-) -> None:
+BENCHMARK = Benchmark(
     """Measures the dht and Redis side by side.
 
     Figures of a complete run go to bench/results.json, those of a --quick or partial one to build/bench/results.json.
-    """
-    exit_on_sigterm()
-    base = QUICK if quick else COMPLETE
-    settings = replace(base, rounds=rounds or base.rounds, records=records or base.records, only=only)
-    complete = settings == COMPLETE or settings == replace(COMPLETE, rounds=max(settings.rounds, COMPLETE.rounds))
-    if write_readme and not complete:
-        raise click.UsageError(f"--write-readme needs a complete run: all rows, at least {COMPLETE.rounds} rounds")
-    rows = [row for row in ROWS if settings.shows(row)]
-    if not rows:
-        raise click.UsageError("no row begins so; they are:\n  " + "\n  ".join(row.name for row in ROWS))
-    try:
-        check_cores()
-        machine.warn_of_others()
-        neighbours = machine.Neighbours()
-        values = measure(settings)
-    except BenchError as error:
-        raise click.ClickException(str(error)) from error
-    facts = describe(settings, neighbours)
-    report = Report(facts, [judge(row, values[row.name]) for row in rows], values)
-    shown = report.shown()
-    shown.print(Console(width=None if sys.stdout.isatty() else TABLE_WIDTH))
-    report.write_json(json_file or (RESULTS if complete else RESULTS_PARTIAL))
-    if write_readme:
-        shown.write_readme(README, "table")
-
+    """,
+    COMPLETE,
+    QUICK,
+    1_000,
+    PHASES,
+    ROWS,
+    DhtRound,
+    describe,
+    results="results.json",
+    mark="table",
+    peer_heading="Redis'",
+    spread_heading="another client's gets",
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.command()()

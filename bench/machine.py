@@ -12,20 +12,19 @@ from pathlib import Path
 from bench.client import PROBER_PRIORITY
 
 PACKAGES = ["swarm", "trio", "anyio", "msgpack", "xxhash", "lz4", "lmdb"]
-REDIS_PACKAGES = ["redis", "hiredis"]
 LOOK_AROUND_S = 1.0  # for whether others use the machine
 OTHERS_MAX = 0.05  # of the machine's time, that others may use without being complained about
 
 
-def describe(*, redis: bool) -> dict[str, str]:
-    """redis: whether it takes part."""
+def describe(packages: list[str], **peers: str) -> dict[str, str]:
+    """packages: of the peers' clients; peers: their versions by their names."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES + REDIS_PACKAGES * redis),
-    } | ({"Redis": _redis_version()} if redis else {})
+        "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES + packages),
+    } | peers
 
 
 class Neighbours:
@@ -94,7 +93,11 @@ def _cpu_model() -> str:
     return found[1] if found else platform.machine()
 
 
-def _redis_version() -> str:
+def redis_version() -> str:
     out = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"v=(\S+).*malloc=(\S+)", out)
     return f"redis-server {found[1]}, {found[2]}" if found else out.strip()
+
+
+def beanstalkd_version() -> str:
+    return subprocess.run(["beanstalkd", "-v"], capture_output=True, text=True, check=True).stdout.strip()

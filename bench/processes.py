@@ -9,20 +9,21 @@ import ctypes
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
-from bench.client import CHANNEL, Job
+from bench.client import CHANNEL, Task
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "bench"
@@ -30,6 +31,7 @@ SERVER_CORE = 0
 CLIENT_CORE = 1
 START_S = 30.0  # a server that has not come up by then never will
 STOP_S = 30.0
+LOOK_S = 0.02  # between two looks at whether a server that says nothing serves already
 CLIENT_S = 300.0  # a client program that runs for longer hangs
 
 REDIS_SETTINGS = ["--save", "", "--bind", "127.0.0.1", "--daemonize", "no"]
@@ -37,8 +39,8 @@ REDIS_IN_MEMORY = ["--appendonly", "no"]
 REDIS_DURABLE = ["--appendonly", "yes", "--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0"]
 NODE_IN_MEMORY = "[journal]\nenabled = no\n"
 
-System = Literal["ours", "redis", "bare"]
-"""bare: ours without its journal, where ours has one."""
+System = str
+"""A server in its role: "ours", or the peer's name; "bare": ours without its journal, where ours has one."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -62,10 +64,56 @@ class Server:
     def private_bytes(self) -> int:
         return private_bytes(self.process)
 
+    def resident_bytes(self) -> int:
+        return rollup_bytes(self.process, "Rss")
+
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
         self.process.kill()
         self.process.wait()
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a server is started."""
+
+    command: Callable[[Path, int], list[str]]
+    """From an empty directory of its own, and a port, that is free unless the server finds one itself."""
+    serves: str | None
+    """A pattern for the line that says that it serves; with a group for the port where it finds one itself. None: it
+    says nothing, and serves when it can be connected to."""
+    says_on: Literal["stdout", "stderr"] = "stdout"
+    finds_port: bool = False
+
+
+def node(module: str, ini: str = "") -> Start:
+    """A node: nodes.dht, nodes.queue; with this configuration."""
+
+    def command(directory: Path, port: int) -> list[str]:
+        config = directory / "node.ini"
+        config.write_text(ini, encoding="utf-8")
+        options = ["--address", f"127.0.0.1:{port}", "--data", str(directory), "--config", str(config)]
+        return [sys.executable, "-m", module, *options]
+
+    return Start(command, r"serves on \S+:(\d+),", "stderr", finds_port=True)
+
+
+def redis(settings: list[str]) -> Start:
+    def command(directory: Path, port: int) -> list[str]:
+        return ["redis-server", "--port", str(port), "--dir", str(directory), *REDIS_SETTINGS, *settings]
+
+    return Start(command, r"[Rr]eady to accept connections")
+
+
+def beanstalkd(*, durable: bool) -> Start:
+    def command(directory: Path, port: int) -> list[str]:
+        return ["beanstalkd", "-l", "127.0.0.1", "-p", str(port), *(["-b", str(directory)] if durable else [])]
+
+    return Start(command, None)
+
+
+DHT_NODE = node("nodes.dht")
+DHT_NODE_IN_MEMORY = node("nodes.dht", NODE_IN_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -78,13 +126,14 @@ class Finished:
 
 
 class Prober:
-    """A client in a process of its own that gets one record after another (see bench.client.probe)."""
+    """A client in a process of its own that takes times: of one get after another (bench.client.probe), of records that
+    come (bench.queue_client.receive)."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def finish(self, begin_ns: int, end_ns: int) -> dict[str, float]:
-        """Ends it. What it saw from begin to end (time.monotonic_ns): gets, and in ms longest and percentiles."""
+        """Ends it. What it saw from begin to end (time.monotonic_ns): number, and in ms longest and percentiles."""
         return _answer(self._process, f"{begin_ns} {end_ns}\n")
 
 
@@ -111,51 +160,42 @@ class Processes:
     # Servers.
 
     @contextmanager
-    def servers(self, *, durable: bool) -> Iterator[dict[System, Server]]:
-        """A node and a Redis, both empty. durable: both keep what was written on disk; and a node that does not."""
+    def servers(self, starts: dict[System, Start]) -> Iterator[dict[System, Server]]:
+        """Each with nothing in it."""
         servers: dict[System, Server] = {}
+        directories = {system: self._new_directory(system) for system in starts}
         try:
-            servers["ours"] = self._start_node("ours", journal=durable)
-            servers["redis"] = self._start_redis(REDIS_DURABLE if durable else REDIS_IN_MEMORY)
-            if durable:
-                servers["bare"] = self._start_node("bare", journal=False)
+            for system, start in starts.items():
+                servers[system] = self._start_server(system, start, directories[system], START_S)
             yield servers
         finally:
             for server in servers.values():
                 self._end(server.process)
+            for directory in directories.values():
+                shutil.rmtree(directory)
 
     @contextmanager
-    def node(self, directory: Path, start_s: float = START_S) -> Iterator[Server]:
+    def dht_node(self, directory: Path, start_s: float = START_S) -> Iterator[Server]:
         """A node by its defaults, with what is in the directory; it is up within start_s."""
-        server = self._run_node("ours", directory, [], start_s)
+        directory.mkdir(exist_ok=True)
+        server = self._start_server("ours", DHT_NODE, directory, start_s)
         try:
             yield server
         finally:
             self._end(server.process)
 
-    def _start_node(self, system: System, *, journal: bool) -> Server:
-        directory = self._new_directory("node")
-        if journal:
-            return self._run_node(system, directory, [], START_S)
-        config = directory / "in-memory.ini"
-        config.write_text(NODE_IN_MEMORY, encoding="utf-8")
-        return self._run_node(system, directory, ["--config", str(config)], START_S)
-
-    def _run_node(self, system: System, directory: Path, options: list[str], start_s: float) -> Server:
-        command = [sys.executable, "-m", "nodes.dht", "--address", "127.0.0.1:0", "--data", str(directory)]
-        process = self._start(command + options, core=SERVER_CORE, stderr=subprocess.PIPE)
-        assert process.stderr is not None
-        match = _wait_for_line(process, process.stderr, r"serves on \S+:(\d+),", start_s)
-        return Server(system, int(match[1]), process)
-
-    def _start_redis(self, settings: list[str]) -> Server:
-        port = _free_port()
-        directory = self._new_directory("redis")
-        command = ["redis-server", "--port", str(port), "--dir", str(directory), *REDIS_SETTINGS, *settings]
-        process = self._start(command, core=SERVER_CORE)
-        assert process.stdout is not None
-        _wait_for_line(process, process.stdout, r"[Rr]eady to accept connections")
-        return Server("redis", port, process)
+    def _start_server(self, system: System, start: Start, directory: Path, start_s: float) -> Server:
+        port = 0 if start.finds_port else _free_port()
+        streams = {"stderr": subprocess.PIPE} if start.says_on == "stderr" else {}
+        process = self._start(start.command(directory, port), core=SERVER_CORE, **streams)
+        pipe = process.stderr if start.says_on == "stderr" else process.stdout
+        assert pipe is not None
+        if start.serves is None:
+            _wait_for_port(process, port, start_s)
+        else:
+            match = _wait_for_line(process, pipe, start.serves, start_s)
+            port = int(match[1]) if start.finds_port else port
+        return Server(system, port, process)
 
     def _new_directory(self, name: str) -> Path:
         self._servers += 1
@@ -165,8 +205,8 @@ class Processes:
 
     # Clients.
 
-    def client(self, job: Job, core: int) -> dict[str, float]:
-        """Runs a Python client program, see bench.client, and returns its figures."""
+    def client(self, job: Task, core: int) -> dict[str, float]:
+        """Runs a Python client program, see bench.client and bench.queue_client, and returns its figures."""
         process = self._start_client(job, core)
         try:
             return _answer(process)
@@ -174,7 +214,7 @@ class Processes:
             self._end(process)
 
     @contextmanager
-    def prober(self, job: Job) -> Iterator[Prober]:
+    def prober(self, job: Task) -> Iterator[Prober]:
         process = self._start_client(job, CLIENT_CORE)
         try:
             assert process.stdout is not None
@@ -219,8 +259,8 @@ class Processes:
             self._end(process)
         return Finished(begin_ns, end_ns, largest)
 
-    def _start_client(self, job: Job, core: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "bench.client", job.to_json()]
+    def _start_client(self, job: Task, core: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", job.module, job.to_json()]
         return self._start(command, core=core, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
 
     # All of them.
@@ -259,8 +299,13 @@ class Processes:
 
 def private_bytes(process: subprocess.Popen[str]) -> int:
     """Memory that is this process's own: Private_Clean and Private_Dirty."""
+    return rollup_bytes(process, "Private_(?:Clean|Dirty)")
+
+
+def rollup_bytes(process: subprocess.Popen[str], names: str) -> int:
+    """The sum of these lines of the process's smaps_rollup; names is a pattern."""
     text = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
-    return 1024 * sum(int(kib) for kib in re.findall(r"^Private_(?:Clean|Dirty):\s+(\d+) kB", text, re.MULTILINE))
+    return 1024 * sum(int(kib) for kib in re.findall(rf"^{names}:\s+(\d+) kB", text, re.MULTILINE))
 
 
 def exit_on_sigterm() -> None:
@@ -320,6 +365,16 @@ def _wait_for_line(
     finally:
         give_up.cancel()
     raise BenchError(f"did not start: {process.args!r}\n{''.join(lines)}")
+
+
+def _wait_for_port(process: subprocess.Popen[str], port: int, start_s: float) -> None:
+    """Until the server can be connected to."""
+    give_up = time.monotonic() + start_s
+    while process.poll() is None and time.monotonic() < give_up:
+        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(LOOK_S)
+    raise BenchError(f"did not start: {process.args!r}")
 
 
 def _drain(pipe: IO[str]) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from bench.client import PERCENTILES
 
 Values = dict[str, dict[str, list[float]]]
-"""By the row's name and the series, a value for each round. Series: "ours", "redis", and others of a row's own."""
+"""By the row's name and the series, a value for each round. Series: "ours", names of peers, others of a row's own."""
 
 Cells = tuple[list[str], list[list[str]], set[int]]
 """A table: headings, rows, and the columns that are aligned left."""
@@ -22,7 +22,7 @@ Cells = tuple[list[str], list[list[str]], set[int]]
 
 @dataclass(frozen=True)
 class Wanted:
-    """at least: ratio to Redis; at most: ratio to Redis; ours at most: the value itself."""
+    """at least, at most: ratio to the peer; ours at most: the value itself."""
 
     rule: Literal["at least", "at most", "ours at most"]
     limit: float
@@ -31,13 +31,15 @@ class Wanted:
 @dataclass(frozen=True)
 class Row:
     name: str
-    unit: Literal["/s", "B", "ms"]
+    unit: Literal["/s", "B", "MiB", "ms", "µs"]
     peer: str
-    """What the other figure is of: Redis', unless against says otherwise."""
+    """What the other figure is of."""
     wanted: Wanted | None = None
     """None: for information."""
     against: str = "redis"
     """The series that ours is compared with."""
+    spread_name: str = ""
+    """Of its lines in the table of how times are spread, if not the row's name."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Result:
 
     row: Row
     ours: float
-    redis: float
+    theirs: float
     ratio: float
     low: float
     high: float
@@ -76,7 +78,7 @@ class Result:
             self.row.name,
             amount(self.ours, self.row.unit),
             self.row.peer,
-            amount(self.redis, self.row.unit),
+            amount(self.theirs, self.row.unit),
             f"{self.ratio:.2f}",
             self.spread,
             self.wanted,
@@ -85,24 +87,25 @@ class Result:
 
 
 MET = {True: "✓", False: "✗", None: ""}
-HEADINGS = ["", "ours", "Redis'", "", "ratio", "lowest … highest", "wanted", "met"]
 LEFT = {0, 2}
 
 
 def judge(row: Row, series: dict[str, list[float]]) -> Result:
-    ours, redis = series["ours"], series[row.against]
-    ratios = [mine / theirs for mine, theirs in zip(ours, redis, strict=True)]
+    ours, theirs = series["ours"], series[row.against]
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     shown = ours if row.unit == "ms" else ratios
     met = None
     if row.wanted is not None:
         judged = median(ours if row.wanted.rule == "ours at most" else ratios)
         met = judged >= row.wanted.limit if row.wanted.rule == "at least" else judged <= row.wanted.limit
-    return Result(row, median(ours), median(redis), median(ratios), min(shown), max(shown), met)
+    return Result(row, median(ours), median(theirs), median(ratios), min(shown), max(shown), met)
 
 
 def amount(value: float, unit: str) -> str:
     if unit == "ms":
         return f"{value:.2f} ms"
+    if unit == "µs":
+        return f"{value:.0f} µs"
     if unit == "s":
         return f"{value:.2f} s"
     if unit == "MiB":
@@ -148,12 +151,16 @@ class Report:
     facts: dict[str, str]
     results: list[Result]
     values: Values
+    peer_heading: str
+    spread_heading: str
+    """Of the first column in the table of how times are spread."""
 
     def tables(self) -> list[Cells]:
         """Those that have rows."""
+        headings = ["", "ours", self.peer_heading, "", "ratio", "lowest … highest", "wanted", "met"]
         results = [result.cells() for result in self.results]
-        tables = [(HEADINGS, results, LEFT), (LOAD_HEADINGS, self._load_cells(), {0})]
-        tables.append((PAUSE_HEADINGS, self._pause_cells(), {0}))
+        tables = [(headings, results, LEFT), (LOAD_HEADINGS, self._load_cells(), {0})]
+        tables.append(([self.spread_heading, *SPREAD_HEADINGS], self._spread_cells(), {0}))
         return [table for table in tables if table[1]]
 
     def _load_cells(self) -> list[list[str]]:
@@ -173,19 +180,21 @@ class Report:
             if "ours busy" in series
         ]
 
-    def _pause_cells(self) -> list[list[str]]:
-        """How the times of the prober's gets are spread."""
+    def _spread_cells(self) -> list[list[str]]:
+        """How times are spread, of every row that has such series."""
         return [
             [
-                f"{name}, {system}",
-                f"{median(series[f'{system} gets']):,.0f}",
+                f"{result.row.spread_name or result.row.name}, {system}",
+                f"{median(numbers):,.0f}",
                 *(amount(median(series[f"{system} {share:g}%"]), "ms") for share in PERCENTILES),
-                amount(median(series[system]), "ms"),
-                amount(max(series[system]), "ms"),
+                amount(median(series[f"{system} longest"]), "ms"),
+                amount(max(series[f"{system} longest"]), "ms"),
             ]
-            for name, series in self._series()
-            if "ours gets" in series
-            for system in ("ours", "redis")
+            for result in self.results
+            for series in [self.values[result.row.name]]
+            for key, numbers in series.items()
+            if key.endswith(SPREAD_NUMBER)
+            for system in [key.removesuffix(SPREAD_NUMBER)]
         ]
 
     def _series(self) -> list[tuple[str, dict[str, list[float]]]]:
@@ -219,13 +228,8 @@ LOAD_HEADINGS = [
     "ceiling ÷ ours",
     "redis-benchmark, Redis",
 ]
-PAUSE_HEADINGS = [
-    "another client's gets",
-    "number",
-    *(f"{share:g}%" for share in PERCENTILES),
-    "longest",
-    "longest of all rounds",
-]
+SPREAD_NUMBER = " number"  # behind the system, in the name of a series; the others are called as the columns
+SPREAD_HEADINGS = ["number", *(f"{share:g}%" for share in PERCENTILES), "longest", "longest of all rounds"]
 
 
 def _rich_table(headings: list[str], rows: list[list[str]], left: set[int]) -> Table:

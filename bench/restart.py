@@ -93,7 +93,7 @@ class Gets:
 
     def cells(self) -> list[str]:
         times = [amount(self.figures[name], "ms") for name in (*(f"{share:g}%" for share in PERCENTILES), "longest")]
-        return [self.meanwhile, f"{self.records:,}", f"{self.figures['gets']:,.0f}", *times]
+        return [self.meanwhile, f"{self.records:,}", f"{self.figures['number']:,.0f}", *times]
 
 
 class Size:
@@ -131,7 +131,7 @@ class Size:
 
     @contextmanager
     def _filled(self, data: Path) -> Iterator[Server]:
-        with self._processes.node(data) as node:
+        with self._processes.dht_node(data) as node:
             self._say("filling a node")
             self._processes.client(Job("fill", "ours", node.port, str(self._keys), batch=BATCH), CLIENT_CORE)
             time.sleep(SETTLE_S)
@@ -159,7 +159,7 @@ class Size:
         """told: what the node's log says, and only this time, when it has loaded all records."""
         self._say(f"start from {source}")
         begun = time.monotonic()
-        with self._processes.node(data, START_MAX_S):
+        with self._processes.dht_node(data, START_MAX_S):
             up_s = time.monotonic() - begun
         found = told.findall((data / "root.log").read_text(encoding="utf-8"))
         if [int(loaded) for loaded, _ in found] != [self._records]:
@@ -243,7 +243,7 @@ def measure(sizes: list[int]) -> list[Size]:
 
 
 def describe(sizes: list[int], neighbours: machine.Neighbours) -> dict[str, str]:
-    return machine.describe(redis=False) | {
+    return machine.describe([]) | {
         "settings": f"{' and '.join(f'{each:,}' for each in sizes)} records, keys of {KEY_BYTES} bytes, "
         f"values of {VALUE_BYTES}; a get every {GET_EVERY_S * 1e3:g} ms; once each",
         "the settings of node, dhtdump and clients": "their defaults, but for the clients' timeout of 30 s",

@@ -11,7 +11,8 @@
             └──────┴─────────────┴─────────────────────┘      or the disk is full
 
 Space is allocated ahead, so whether the disk is full is known before a request changes anything. A change of a single
-small record needs no counting: HEADROOM_BYTES is more than a pass can fill with those. Larger ones ask for room each.
+small record needs no counting: HEADROOM_BYTES is more than a pass can fill with those. Larger ones ask for room each,
+and what the node keeps aside for the parts of large batches (reserves) is kept on the disk as well.
 So what `note` takes, `commit` can write; if it fails in spite of that (a broken disk) the node stops with NodeError,
 and the answers of that pass never leave.
 
@@ -38,6 +39,7 @@ from swarm.core.errors import DiskFull
 from swarm.core.limits import MIB
 from swarm.core.node import NodeError
 from swarm.core.request_handler import Service
+from swarm.core.storage_channels import MemoryBudget
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class NoJournal:
     unchecked_bytes = 1 << 62
     note: Callable[[Change], None] = deque[Change](maxlen=0).append
 
-    def make_room(self, channel: str, size: int, records: int = 1) -> None:
+    def make_room(self, channel: str, size: int, records: int = 1, *, kept_aside: bool = False) -> None:
         pass
 
 
@@ -65,6 +67,7 @@ class Journal:
         self,
         service: Service,
         directory: Path,
+        budget: MemoryBudget,
         *,
         last_number: int = 0,
         last_bytes: int = 0,
@@ -82,6 +85,7 @@ class Journal:
         self.number = last_number
         self._service = service
         self._directory = directory
+        self._budget = budget
         self._files = files or Files()
         self._fsync = fsync
         self._sync_every_s = fsync_interval_s if fsync == "interval" else float("inf")
@@ -118,12 +122,17 @@ class Journal:
 
     # What requests and passes call.
 
-    def make_room(self, channel: str, size: int, records: int = 1) -> None:
-        """Before a change is made: space for it. size: bytes of its keys and values. Raises DiskFull."""
+    def make_room(self, channel: str, size: int, records: int = 1, *, kept_aside: bool = False) -> None:
+        """Before a change is made: space for it. size: bytes of its keys and values. kept_aside: it was a part of what
+        is reserved, until now. Raises DiskFull."""
         if self._fd is None:
             self._allocate(HEADROOM_BYTES)
         expected = self._expected + change_bytes(channel, records, size)
-        self._allocate(self._position + expected + HEADROOM_BYTES)
+        try:
+            self._allocate(self._position + expected + HEADROOM_BYTES + self._budget.reserved)
+        except DiskFull:  # nothing is written without asking then: of what is kept aside the headroom is not missing
+            if not kept_aside or self._position + expected > self._allocated:
+                raise
         self._expected = expected
 
     def commit(self) -> None:
@@ -287,7 +296,7 @@ class Journal:
 
     def _step(self) -> None:
         """The segment has grown: makes room ahead, and begins the next segment where it is time."""
-        if self._position >= self._rotate_at:
+        if self._position >= self._rotate_at and not self._budget.reserved:
             try:
                 self._begin_segment()
             except OSError as error:
@@ -295,7 +304,7 @@ class Journal:
                     raise self._problem("begin a segment", error) from error
                 self._rotate_at = self._position + STEP_BYTES  # until then this one goes on
         with suppress(DiskFull):  # was told; the next write is refused
-            self._allocate(self._position + HEADROOM_BYTES)
+            self._allocate(self._position + HEADROOM_BYTES + self._budget.reserved)
 
     def _allocate(self, wanted: int) -> None:
         """Makes the segment reach up to this offset at least, and begins one if there is none. Raises DiskFull."""
@@ -321,7 +330,7 @@ class Journal:
         self._set_next_step()
 
     def _set_next_step(self) -> None:
-        self._next_step = min(self._rotate_at - 1, self._allocated - HEADROOM_BYTES)
+        self._next_step = min(self._rotate_at - 1, self._allocated - HEADROOM_BYTES - self._budget.reserved)
 
     def _begin_segment(self) -> None:
         """Whole or not at all. Raises OSError.
@@ -335,7 +344,8 @@ class Journal:
         try:
             if self._files.write(fd, header.pack()) != HEADER_BYTES:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            self._files.allocate(fd, HEADER_BYTES, STEP_BYTES)
+            allocated = STEP_BYTES + -(-self._budget.reserved // STEP_BYTES) * STEP_BYTES
+            self._files.allocate(fd, HEADER_BYTES, allocated)
         except OSError:
             self._files.close(fd)
             if self._fd is not None:
@@ -349,7 +359,7 @@ class Journal:
         self.number = header.number
         self._encoder = Encoder(header.seed)
         self._position = HEADER_BYTES
-        self._allocated = HEADER_BYTES + STEP_BYTES
+        self._allocated = HEADER_BYTES + allocated
         self._rotate_at = self._segment_bytes
         self._set_next_step()
         self._new_names = self._unsynced = True
@@ -360,7 +370,8 @@ class Journal:
             self._failed = True
             return NodeError(f"the journal in {self._directory} cannot {what}: {error}")
         self._try_at = monotonic() + TRY_AGAIN_S
-        has_headroom = self._fd is not None and self._position + self._expected + HEADROOM_BYTES <= self._allocated
+        needed = self._position + self._expected + HEADROOM_BYTES + self._budget.reserved
+        has_headroom = self._fd is not None and needed <= self._allocated
         if not self.disk_full and not has_headroom:  # otherwise there is room for small changes still
             self.disk_full = True
             self.unchecked_bytes = -1

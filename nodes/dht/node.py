@@ -51,7 +51,7 @@ def make_node(
         journal.make_room(name, 0)
         journal.note((REMOVE_CHANNEL, name))
 
-    channels = StorageChannels(lambda: DhtChannel(hash_range, budget), config.limits.channels_max, note_removal)
+    channels = StorageChannels(lambda _: DhtChannel(hash_range, budget), config.limits.channels_max, note_removal)
     journal: Journal | NoJournal
     identity, next_segment = new_identity(), 1
     if config.journal.enabled or loads_dump:
@@ -129,6 +129,7 @@ def _load(
     journal = Journal(
         service,
         directory,
+        budget,
         last_number=recovered.last_number,
         last_bytes=recovered.last_bytes,
         segments=recovered.segments,

@@ -170,19 +170,20 @@ class DhtRequests:
         if not keys:
             self._reserves.release(connection, reserve or 0)
             return
+        kept_aside = False
         if reserve is None:
-            self._reserves.release(connection, size + RECORD_OVERHEAD_BYTES * len(keys))
+            kept_aside = self._reserves.release(connection, size + RECORD_OVERHEAD_BYTES * len(keys))
         elif reserve:
             self._reserves.add(connection, reserve)
         try:
             engine = self._channels.get(channel)
             if engine is not None:
-                self._journal.make_room(channel, size, len(keys))
+                self._journal.make_room(channel, size, len(keys), kept_aside=kept_aside)
                 engine.put_many(keys, values, size)
             else:
                 protocol.PUT_MANY.check((channel, keys, values, reserve), self._limits)
                 with self._channels.create(channel) as engine:
-                    self._journal.make_room(channel, size, len(keys))
+                    self._journal.make_room(channel, size, len(keys), kept_aside=kept_aside)
                     engine.put_many(keys, values, size)
             self._note((PUT_MANY, channel, keys, values))
         except SwarmError:

@@ -1,8 +1,9 @@
 """Memory that is kept aside for the parts of large batches which have not come yet. docs/protocol.md §5, put many.
 
 A client sends the first part of such a batch alone; the parts that follow it on the same connection are not refused
-for want of memory. All that is kept aside together has a bound, and what a client does not use is free again after a
-time: what it asked for and never sends keeps nobody else's records out.
+for want of memory, nor of disk: the journal keeps as much aside as budget.reserved says. All that is kept aside
+together has a bound, and what a client does not use is free again after a time: what it asked for and never sends
+keeps nobody else's records out.
 """
 
 from dataclasses import dataclass
@@ -46,11 +47,14 @@ class Reserves:
             connection.at_end.append(lambda: self._end(connection))
         self._move(self._of[connection], size)
 
-    def release(self, connection: ConnectionHandler, size: int) -> None:
-        """So much is not kept aside any more, if there is as much."""
+    def release(self, connection: ConnectionHandler, size: int) -> bool:
+        """So much is not kept aside any more. Whether there was as much; otherwise all there was is released."""
         reserve = self._of.get(connection)
-        if reserve is not None:
-            self._move(reserve, -min(size, reserve.size))
+        if reserve is None:
+            return False
+        was_kept = size <= reserve.size
+        self._move(reserve, -min(size, reserve.size))
+        return was_kept
 
     async def expire(self) -> None:
         """Until cancelled, gives back what is not used."""

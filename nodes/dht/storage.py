@@ -355,6 +355,9 @@ class DhtChannel:
         if self._removed:
             raise channel_removed()
 
+    def figures(self) -> dict[str, int]:
+        return {"records": self.records, "bytes": self.record_bytes}
+
     def remove(self) -> Iterator[None]:
         """The channel is removed: ends the walks through it, and gives its memory back, a shard at a step."""
         self._removed = True

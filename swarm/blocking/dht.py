@@ -13,7 +13,6 @@ from swarm.core.errors import ConnectionLost
 from swarm.core.limits import CLIENT_STREAM_CREDIT
 from swarm.core.nodes_file import node_addresses
 from swarm.core.protocol import Request
-from swarm.core.session import NodeHello
 from swarm.dht import operations, protocol
 from swarm.dht.events import Copy, Event, Listening
 from swarm.dht.hash_range import HashRange
@@ -42,10 +41,7 @@ class DhtClient(BlockingClient):
     ) -> None:
         addresses = node_addresses(nodes, nodes_file)
         self._ring = Ring([str(address) for address in addresses])
-        super().__init__(addresses, timeout=timeout, compression=compression)
-
-    def _learn(self, number: int, hello: NodeHello) -> None:
-        self._ring.learn(number, hello)
+        super().__init__(addresses, self._ring, timeout=timeout, compression=compression)
 
     @property
     def ring_problems(self) -> list[RingProblem]:
@@ -121,26 +117,8 @@ class DhtClient(BlockingClient):
                 if copy.complete or not batch:
                     yield records
 
-    def channels(self) -> list[str]:
-        return self._run(operations.channels(self._ring))
-
-    def channel_size(self, channel: str) -> tuple[int, int]:
-        return self._run(operations.channel_size(self._ring, channel))
-
-    def size(self) -> tuple[int, int]:
-        return self._run(operations.size(self._ring))
-
-    def remove_channel(self, channel: str) -> bool:
-        return self._run(operations.remove_channel(self._ring, channel))
-
-    def node_statistics(self) -> dict[str, dict[str, Any]]:
-        return self._run(operations.node_statistics(self._ring))
-
     def hash_ranges(self) -> dict[str, HashRange]:
         return self._run(operations.hash_ranges(self._ring))
-
-    def ping(self) -> None:
-        self._run(operations.ping(self._ring))
 
     def _records(self, request: Request, channel: str, key_prefix: Key, substring: bytes) -> "Records[Any]":
         walk = Walk(self._ring, request, channel, key_prefix, substring, CLIENT_STREAM_CREDIT)

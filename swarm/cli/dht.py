@@ -5,13 +5,10 @@ terminal is for people. Keys are bytes, command lines and lists of lines are tex
 leads back to every key (key_text, parse_key).
 """
 
-import base64
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -20,9 +17,12 @@ import click
 import msgpack
 
 from swarm.blocking import DhtClient
-from swarm.cli import Failure, WrongCall
+from swarm.cli import Failure, WrongCall, json_lines
+from swarm.cli.channel_commands import CHANNEL, remove_channel
+from swarm.cli.json_lines import from_base64, member, to_base64
+from swarm.cli.nodes import Nodes, takes_nodes
+from swarm.cli.terminal import PROGRESS_RECORDS, counted, progress_bar, write_output, write_rows
 from swarm.core.command_line import parsed_by
-from swarm.core.config import parse_duration
 from swarm.core.errors import SwarmError
 from swarm.core.limits import KEY_BYTES_MAX, KIB, MIB, VALUE_BYTES_MAX
 from swarm.core.protocol import DEFAULT_LIMITS, check_channel
@@ -33,10 +33,8 @@ IMPORT_RECORDS = 1000  # records of a batch, and
 IMPORT_BYTES = 1 * MIB  # bytes of a batch: little to repeat, and what one put_many is fast with
 LINE_BYTES_MAX = 6 * (VALUE_BYTES_MAX + KEY_BYTES_MAX) + KIB  # JSON writes a control character as six
 BINARY_READ_BYTES = 256 * KIB
-PROGRESS_RECORDS = 1000  # between two updates of a progress bar
 
 _BASE64 = "base64:"
-_NODES_VARIABLE = "SWARM_NODES"
 
 T = TypeVar("T")
 
@@ -47,78 +45,18 @@ def key_text(key: bytes) -> str:
     try:
         text = key.decode()
     except UnicodeDecodeError:
-        return _BASE64 + _to_base64(key)
-    return text if text.isprintable() and not text.startswith(_BASE64) else _BASE64 + _to_base64(key)
+        return _BASE64 + to_base64(key)
+    return text if text.isprintable() and not text.startswith(_BASE64) else _BASE64 + to_base64(key)
 
 
 def parse_key(text: str) -> bytes:
     """The key that is written so, see key_text. ValueError."""
-    return _from_base64(text.removeprefix(_BASE64)) if text.startswith(_BASE64) else os.fsencode(text)
-
-
-def _to_base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _from_base64(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError as error:
-        raise ValueError(f"{text!r:.40} is not base64 ({error})") from error
-
-
-# Where the nodes are.
-
-
-def _parse_timeout(text: str) -> float:
-    timeout_s = parse_duration(text)
-    if timeout_s <= 0:
-        raise ValueError("a timeout is longer than 0")
-    return timeout_s
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """The nodes that the command line names."""
-
-    addresses: tuple[str, ...]
-    file: Path | None
-    timeout_s: float
-
-    def client(self) -> DhtClient:
-        """A client of them, to be opened. Without options the environment names them; UsageError if that does not."""
-        if self.file and self.addresses:
-            raise click.UsageError("either --nodes or --node can be given, not both")
-        if self.file:
-            return DhtClient(nodes_file=self.file, timeout=self.timeout_s)
-        named = self.addresses or [each.strip() for each in os.environ.get(_NODES_VARIABLE, "").split(",")]
-        if not any(named):
-            raise click.UsageError(
-                "which nodes? Name their file with --nodes FILE (`swarm up` writes swarm-data/nodes), "
-                f"each with --node HOST:PORT, or all in the environment variable {_NODES_VARIABLE}"
-            )
-        return DhtClient(list(named), timeout=self.timeout_s)
+    return from_base64(text.removeprefix(_BASE64)) if text.startswith(_BASE64) else os.fsencode(text)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--node", "addresses", multiple=True, metavar="HOST:PORT", help="A node; repeat it for each.")
-@click.option(
-    "--nodes",
-    "file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="File that names all nodes, HOST:PORT a line, # begins a comment; `swarm up` writes swarm-data/nodes.",
-)
-@click.option(
-    "--timeout",
-    callback=parsed_by(_parse_timeout),
-    metavar="DURATION",
-    default="5s",
-    show_default=True,
-    help="Of each request: 250ms, 5s, 1m.",
-)
-@click.pass_context
-def dht(ctx: click.Context, addresses: tuple[str, ...], file: Path | None, timeout: float) -> None:
+@takes_nodes(DhtClient, "SWARM_NODES", "swarm-data/nodes")
+def dht() -> None:
     """Reads and writes the records of a dht.
 
     All of its nodes have to be named: with --nodes, with --node for each, or in the environment variable SWARM_NODES
@@ -127,11 +65,11 @@ def dht(ctx: click.Context, addresses: tuple[str, ...], file: Path | None, timeo
     KEY is text (its UTF-8 is the key), or base64: followed by the key's base64. Keys are shown in the same way: those
     that are not printable text, or begin with base64: themselves, as base64:...
     """
-    ctx.obj = Nodes(addresses, file, timeout)
 
+
+dht.add_command(remove_channel)
 
 _KEY = click.argument("key", callback=parsed_by(parse_key))
-_CHANNEL = click.argument("channel")
 _FILE = click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 
 
@@ -139,11 +77,11 @@ _FILE = click.argument("file", type=click.Path(path_type=Path, allow_dash=True),
 
 
 @dht.command()
-@_CHANNEL
+@CHANNEL
 @_KEY
 @click.argument("value")
 @click.pass_obj
-def put(nodes: Nodes, channel: str, key: bytes, value: str) -> None:
+def put(nodes: Nodes[DhtClient], channel: str, key: bytes, value: str) -> None:
     """Stores a record.
 
     One that has this key already is replaced. With - as VALUE the value is what standard input holds, byte for byte.
@@ -161,10 +99,10 @@ def _read_value() -> bytes:
 
 
 @dht.command()
-@_CHANNEL
+@CHANNEL
 @_KEY
 @click.pass_obj
-def get(nodes: Nodes, channel: str, key: bytes) -> None:
+def get(nodes: Nodes[DhtClient], channel: str, key: bytes) -> None:
     """Writes the value of a record.
 
     Byte for byte, to standard output; status 1 if there is no record with this key.
@@ -177,7 +115,7 @@ def get(nodes: Nodes, channel: str, key: bytes) -> None:
 
 
 @dht.command()
-@_CHANNEL
+@CHANNEL
 @_KEY
 @click.pass_context
 def exists(ctx: click.Context, channel: str, key: bytes) -> None:
@@ -192,10 +130,10 @@ def exists(ctx: click.Context, channel: str, key: bytes) -> None:
 
 
 @dht.command()
-@_CHANNEL
+@CHANNEL
 @_KEY
 @click.pass_obj
-def remove(nodes: Nodes, channel: str, key: bytes) -> None:
+def remove(nodes: Nodes[DhtClient], channel: str, key: bytes) -> None:
     """Removes a record.
 
     Status 1 if there is none with this key.
@@ -209,19 +147,14 @@ def no_record(channel: str, key: bytes) -> Failure:
     return Failure(f"channel {channel} has no record with the key {key_text(key)}")
 
 
-def write_output(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
-
-
 # Channels.
 
 
 @dht.command()
-@_CHANNEL
+@CHANNEL
 @click.option("--prefix", callback=parsed_by(parse_key), default="", help="Only keys that begin so; written as KEY is.")
 @click.pass_obj
-def keys(nodes: Nodes, channel: str, prefix: bytes) -> None:
+def keys(nodes: Nodes[DhtClient], channel: str, prefix: bytes) -> None:
     """Lists the keys of a channel.
 
     One a line, in no useful order; status 1 if there is no such channel. A key that is not printable UTF-8 text is
@@ -241,36 +174,20 @@ def _check_exists(client: DhtClient, channel: str) -> None:
 
 @dht.command()
 @click.pass_obj
-def channels(nodes: Nodes) -> None:
+def channels(nodes: Nodes[DhtClient]) -> None:
     """Lists the channels and their sizes.
 
     A table on a terminal; otherwise name, records, and bytes of keys and values, separated by tabs.
     """
     with nodes.client() as client:
         rows = [(name, *client.channel_size(name)) for name in client.channels()]
-    if sys.stdout.isatty():
-        _show_table(rows)
-    else:
-        for row in rows:
-            click.echo("\t".join(map(str, row)))
-
-
-def _show_table(rows: list[tuple[str, int, int]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("channel")
-    for title in ("records", "bytes"):
-        table.add_column(title, justify="right")
-    for name, records, size in rows:
-        table.add_row(name, f"{records:,}", f"{size:,}")
-    Console().print(table)
+    write_rows(("channel", "records", "bytes"), rows)
 
 
 @dht.command()
 @click.argument("channel", required=False)
 @click.pass_obj
-def size(nodes: Nodes, channel: str | None) -> None:
+def size(nodes: Nodes[DhtClient], channel: str | None) -> None:
     """Counts the records and their bytes.
 
     Of CHANNEL, or of all. The bytes are those of keys and values; separated by a tab where it is no terminal.
@@ -278,37 +195,10 @@ def size(nodes: Nodes, channel: str | None) -> None:
     with nodes.client() as client:
         records, record_bytes = client.size() if channel is None else client.channel_size(channel)
     click.echo(
-        f"{_counted(records, 'record')}, {_counted(record_bytes, 'byte')}"
+        f"{counted(records, 'record')}, {counted(record_bytes, 'byte')}"
         if sys.stdout.isatty()
         else f"{records}\t{record_bytes}"
     )
-
-
-@dht.command("remove-channel")
-@_CHANNEL
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.pass_obj
-def remove_channel(nodes: Nodes, channel: str, yes: bool) -> None:
-    """Removes a channel with all its records.
-
-    Asks first if standard input is a terminal. Status 1 if there is no such channel.
-    """
-    with nodes.client() as client:
-        if sys.stdin.isatty() and not yes:
-            records, _ = client.channel_size(channel)
-            if not _confirmed(f"Remove channel {channel} with {_counted(records, 'record')}?"):
-                raise Failure("nothing was removed")
-        if not client.remove_channel(channel):
-            raise Failure(f"there is no channel {channel}")
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count:,} {thing}" + ("" if count == 1 else "s")
-
-
-def _confirmed(question: str) -> bool:
-    click.echo(f"{question} [y/N] ", err=True, nl=False)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 # Export and import.
@@ -326,11 +216,11 @@ class BadRecord(Exception):
 
 
 @dht.command("export")
-@_CHANNEL
+@CHANNEL
 @_FILE
 @click.option("--binary", is_flag=True, help="A msgpack stream of [key, value], both of type bin.")
 @click.pass_obj
-def export(nodes: Nodes, channel: str, file: Path, binary: bool) -> None:
+def export(nodes: Nodes[DhtClient], channel: str, file: Path, binary: bool) -> None:
     """Writes all records of a channel to a file.
 
     To FILE or to standard output, one record a line, as JSON: {"key": "...", "value": "..."}. What is not UTF-8
@@ -359,11 +249,11 @@ def export(nodes: Nodes, channel: str, file: Path, binary: bool) -> None:
 
 
 @dht.command("import")
-@_CHANNEL
+@CHANNEL
 @_FILE
 @click.option("--binary", is_flag=True, help="A msgpack stream of [key, value], both of type bin.")
 @click.pass_obj
-def import_(nodes: Nodes, channel: str, file: Path, binary: bool) -> None:
+def import_(nodes: Nodes[DhtClient], channel: str, file: Path, binary: bool) -> None:
     """Stores the records of a file in a channel.
 
     Of FILE or of standard input, in the form that `export` writes, which says what that is. It stops at the first
@@ -417,20 +307,16 @@ def in_batches(records: Iterable[tuple[Place, bytes, bytes]]) -> Iterator[list[t
 
 def encode_line(key: bytes, value: bytes) -> bytes:
     """A record as a line of JSON."""
-    members = dict([_member("key", key), _member("value", value)])
-    return _json_line(members)
-
-
-def _json_line(members: dict[str, str]) -> bytes:
-    return json.dumps(members, ensure_ascii=False).encode() + b"\n"
+    members = dict([member("key", key), member("value", value)])
+    return json_lines.encode(members)
 
 
 @dht.command()
-@_CHANNEL
+@CHANNEL
 @click.option("--refresh", is_flag=True, help="First all records that exist.")
 @click.option("--prefix", callback=parsed_by(parse_key), default="", help="Only keys that begin so; written as KEY is.")
 @click.pass_obj
-def listen(nodes: Nodes, channel: str, refresh: bool, prefix: bytes) -> None:
+def listen(nodes: Nodes[DhtClient], channel: str, refresh: bool, prefix: bytes) -> None:
     """Tells what changes in a channel, until Ctrl-C.
 
     One event a line, as JSON: {"event": "put", "key": "...", "value": "..."}, {"event": "removed", "key": "..."}, with
@@ -446,53 +332,22 @@ def listen(nodes: Nodes, channel: str, refresh: bool, prefix: bytes) -> None:
 def _encode_event(event: Event) -> bytes:
     members = {"event": str(event.kind)}
     if event.key:
-        members |= [_member("key", event.key)]
+        members |= [member("key", event.key)]
     if event.value:
-        members |= [_member("value", event.value)]
+        members |= [member("value", event.value)]
     if not event.key:
         members["hashes"] = str(event.hashes)
-    return _json_line(members)
+    return json_lines.encode(members)
 
 
 def _encode_line_of(record: tuple[bytes, bytes]) -> bytes:
     return encode_line(*record)
 
 
-def _member(name: str, data: bytes) -> tuple[str, str]:
-    try:
-        return name, data.decode()
-    except UnicodeDecodeError:
-        return f"{name}_base64", _to_base64(data)
-
-
 def decode_line(line: bytes) -> tuple[bytes, bytes]:
     """The key and the value in a line of JSON. ValueError says what is wrong with it."""
-    try:
-        members = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON (column {error.colno}: {error.msg})") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"is not JSON ({error})") from error
-    if type(members) is not dict:
-        raise ValueError(f"is not a JSON object: {line!r:.40}")
-    key, value = _bytes_of("key", members), _bytes_of("value", members)
-    if members:
-        raise ValueError(f"unknown member {next(iter(members))!r:.40}; known are key and value, or with _base64")
+    key, value = json_lines.decode(line, "key", "value")
     return key, value
-
-
-def _bytes_of(name: str, members: dict[str, Any]) -> bytes:
-    """Takes a key or value out of the members."""
-    found = [each for each in (name, f"{name}_base64") if each in members]
-    if len(found) != 1:
-        raise ValueError(f"either {name} or {name}_base64 is needed, " + ("and not both" if found else "not there"))
-    content = members.pop(found[0])
-    if type(content) is not str:
-        raise ValueError(f"{found[0]} is a JSON string, not {content!r:.40}")
-    try:
-        return content.encode() if found[0] == name else _from_base64(content)
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name} holds half of a surrogate pair, which is no text") from error
 
 
 def read_lines(file: BinaryIO) -> Iterator[tuple[Place, bytes, bytes]]:
@@ -593,24 +448,3 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 def _size_of(file: BinaryIO) -> int | None:
     return os.fstat(file.fileno()).st_size if file.seekable() else None
-
-
-@contextmanager
-def progress_bar(title: str, total: int | None, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function that takes how much of the total is done, and how many records that is."""
-    if not shown:
-        yield lambda done, records: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[records]:,} records"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total, records=0)
-        yield lambda done, records: progress.update(task, completed=done, records=records)

@@ -14,7 +14,8 @@ from typing import Any
 import click
 
 from swarm.cli import Failure
-from swarm.cli.dht import PROGRESS_RECORDS, encode_line, no_record, parse_key, progress_bar, write_output
+from swarm.cli.dht import encode_line, no_record, parse_key
+from swarm.cli.terminal import PROGRESS_RECORDS, progress_bar, write_output
 from swarm.core.command_line import parsed_by
 from swarm.core.protocol import check_channel
 from swarm.dht.dump_format import BACKUP_SUFFIX, DUMP_SUFFIX, HASH_BYTES, MANIFEST, Trailer, channel_of

@@ -21,6 +21,7 @@ from swarm.core.errors import BadArgument, SwarmError
 _COMMANDS = {
     "dht": "Read and write the records of a dht.",
     "dump": "Look into the dumps of a dht node.",
+    "queue": "Put records into queues, and take them out.",
     "up": "Run a swarm on this machine.",
 }
 """The module below swarm.cli and the command in it have the same name."""

@@ -82,6 +82,7 @@ class NodeProcess:
         self.state = State.STARTING
         self.pid: int | None = None
         self.restarts = 0
+        self.kind = module.removeprefix("nodes.")
         self._module = module
         self._options = options
         self._tell = tell
@@ -210,7 +211,7 @@ class NodeProcess:
     def _by_hand(self) -> str:
         """The command with which its operator accepts the damage."""
         where = (self.address_option, str(self.address), self.data_option, str(self.data))
-        return shlex.join(("dhtnode", *where, *self._options, ACCEPT_DAMAGE))
+        return shlex.join((f"{self.kind}node", *where, *self._options, ACCEPT_DAMAGE))
 
     def _said(self, after: int) -> str:
         """What is in the console's file after so many bytes, of the end of it."""

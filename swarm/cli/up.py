@@ -34,8 +34,10 @@ from swarm.core.limits import KIB
 from swarm.core.node import default_memory_limit
 from swarm.dht import DhtClient
 from swarm.dht.hash_range import HashRange, split_evenly
+from swarm.queue import QueueClient
 
-NODES_MAX = 64  # processes, each with some 30 MiB to begin with
+NODES_MAX = 64  # of a kind: processes, each with some 30 MiB to begin with
+QUEUE_PORTS = 100  # from the first dht node's port to the first queue node's: queuenode's own default, 10101
 POLL_S = 1.0  # between two questions for a node's figures
 DRAW_S = 0.5
 EVENTS_SHOWN = 6
@@ -80,13 +82,15 @@ class Figures:
 
 @dataclass
 class Row:
-    """A node of the table, or a dhtdump, which has no hash range and no figures.
+    """A node of the table, or a dhtdump, which has no figures.
 
+    client: what asks for its figures; hash_range: of a dht node.
     figures: the last, None while it does not answer; before: those before them.
     """
 
     node: NodeProcess
-    hash_range: HashRange | None
+    client: type[DhtClient | QueueClient] | None = None
+    hash_range: HashRange | None = None
     figures: Figures | None = None
     before: Figures | None = None
 
@@ -197,65 +201,90 @@ def _event(name: str, text: str) -> str:
     type=click.Path(path_type=Path),
     default="swarm-data",
     show_default=True,
-    help="Directory of the nodes' data and logs, and of the file that names the nodes.",
+    help="Directory of the nodes' data and logs, and of the files that name the nodes.",
 )
 @click.option("--dht", type=click.IntRange(1, NODES_MAX), default=2, show_default=True, help="How many dht nodes.")
+@click.option("--queue", type=click.IntRange(0, NODES_MAX), default=1, show_default=True, help="How many queue nodes.")
 @click.option(
     "--base-port",
     type=click.IntRange(0, 65535),
     default=10001,
     show_default=True,
-    help="Port of the first node; those after it have the next ones. 0: any that are free.",
+    help="Port of the first dht node; those after it have the next ones. The first queue node's port is "
+    f"{QUEUE_PORTS} above. 0: any that are free.",
 )
 @click.option(
     "--memory-limit",
     callback=parsed_by(parse_size),
     metavar="SIZE",
-    help="Most memory that the records of all nodes may take together, of which each has its part: 8 GiB.  "
+    help="Most memory that the records of all dht nodes may take together, of which each has its part: 8 GiB.  "
     "[three quarters of the machine's memory]",
 )
-def up(data: Path, dht: int, base_port: int, memory_limit: int | None) -> None:
+def up(data: Path, dht: int, queue: int, base_port: int, memory_limit: int | None) -> None:
     """Runs a swarm on this machine, until Ctrl-C or SIGTERM.
 
-    Starts dht nodes that share the hash range evenly, and a dhtdump for each, writes their addresses to the file
-    `nodes` in the data directory (for `swarm dht --nodes`), shows how they are, and starts again what dies. Each
-    node's logs are in its own directory, DATA/dht-1/root.log and so on, those of its dhtdump in DATA/dht-1/dump.
+    Starts dht nodes that share the hash range evenly, a dhtdump for each, and queue nodes. Writes the addresses of the
+    dht nodes to the file `nodes` in the data directory (for `swarm dht --nodes`), those of the queue nodes to
+    `nodes-queue` (for `swarm queue --nodes`), shows how they are, and starts again what dies. Each node's logs are in
+    its own directory, DATA/dht-1/root.log, DATA/queue-1/root.log and so on, those of its dhtdump in DATA/dht-1/dump.
 
-    How many there are is decided when the data directory is first used: each holds its part of the records.
+    How many dht nodes there are is decided when the data directory is first used: each holds its part of the records.
+    Of queue nodes there may be more than before, or none.
 
-    Exit status 1, with the reason, if a node cannot start; 2 with another --dht than before.
+    Exit status 1, with the reason, if a node cannot start; 2 with another --dht than before, or a --queue that leaves
+    out nodes that hold channels.
     """
-    if base_port and base_port + dht - 1 > 65535:
-        raise click.BadParameter(
-            f"{dht} nodes from port {base_port} on need ports above 65535", param_hint="--base-port"
-        )
+    _check_ports(base_port, dht, queue)
     if memory_limit is None:
         memory_limit = default_memory_limit()
     if memory_limit < dht:
         raise click.BadParameter(f"each of {dht} nodes needs a part of it", param_hint="--memory-limit")
-    if (before := _nodes_before(data)) not in (None, dht):
-        raise WrongCall(
-            f"{data} was started with {before} nodes before, each of which has its part of the records: "
-            f"use --dht {before}, or another --data"
-        )
+    _check_as_before(data, dht, queue)
     logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is in the table
     console = Console()
-    nodes_file = data / "nodes"
-    hint = f"swarm dht --nodes {shlex.quote(str(nodes_file))} …"
+    nodes_files = {"dht": data / "nodes"} | ({"queue": data / "nodes-queue"} if queue else {})
+    hints = [f"swarm {kind} --nodes {shlex.quote(str(file))} …" for kind, file in nodes_files.items()]
     can_draw = console.is_terminal and not console.is_dumb_terminal
-    view: View = TableView(console, f"{hint}   Ctrl-C stops the swarm") if can_draw else LineView()
-    rows = _plan(data, dht, base_port, memory_limit // dht, view.tell)
+    view: View = TableView(console, "\n".join([*hints, "Ctrl-C stops the swarm"])) if can_draw else LineView()
+    rows = _plan_dht(data, dht, base_port, memory_limit // dht, view.tell)
+    rows += _plan_queue(data, queue, base_port and base_port + QUEUE_PORTS, view.tell)
     data.mkdir(parents=True, exist_ok=True)
+    if not queue:
+        (data / "nodes-queue").unlink(missing_ok=True)  # of nodes that do not run this time
     reasons: list[str] = []
     try:
-        trio.run(_run, rows, view, nodes_file, hint)
+        trio.run(_run, rows, view, nodes_files, "is up" if can_draw else f"is up: {', '.join(hints)}")
     except* (NotStarted, OSError) as group:
         reasons += map(str, _leaves(group))
     if reasons:
         raise Failure("\n".join(sorted(reasons)))
 
 
-def _nodes_before(data: Path) -> int | None:
+def _check_ports(base_port: int, dht: int, queue: int) -> None:
+    last = base_port + (QUEUE_PORTS + queue if queue else dht) - 1
+    if base_port and last > 65535:
+        raise click.BadParameter(
+            f"{dht} dht nodes from port {base_port} on, and {queue} queue nodes from {base_port + QUEUE_PORTS} on, "
+            "need ports above 65535",
+            param_hint="--base-port",
+        )
+
+
+def _check_as_before(data: Path, dht: int, queue: int) -> None:
+    """That no node is left out that holds something."""
+    if (before := _dht_nodes_before(data)) not in (None, dht):
+        raise WrongCall(
+            f"{data} was started with {before} nodes before, each of which has its part of the records: "
+            f"use --dht {before}, or another --data"
+        )
+    if queue and (before := _queue_nodes_before(data)) > queue:
+        raise WrongCall(
+            f"{data} was started with {before} queue nodes before, and queue-{before} holds channels: "
+            f"use --queue {before}, or another --data"
+        )
+
+
+def _dht_nodes_before(data: Path) -> int | None:
     """With how many nodes the directory was used, if any of them holds something."""
     try:
         count = sum(1 for line in (data / "nodes").read_text().splitlines() if line)
@@ -266,14 +295,32 @@ def _nodes_before(data: Path) -> int | None:
     return count if any(data.glob("dht-*/identity")) else None
 
 
-def _plan(data: Path, count: int, base_port: int, memory_limit: int, tell: Callable[[str, str], None]) -> list[Row]:
+def _queue_nodes_before(data: Path) -> int:
+    """The highest number of a queue node that holds channels; 0 if none does."""
+    channels = data.glob("queue-*/channels/*")
+    numbers = (each.parents[1].name.removeprefix("queue-") for each in channels)
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
+
+def _plan_dht(data: Path, count: int, base_port: int, memory_limit: int, tell: Callable[[str, str], None]) -> list[Row]:
     rows = []
     for number, hash_range in enumerate(split_evenly(count)):
-        address = Address("127.0.0.1", base_port and base_port + number)
-        name = f"dht-{number + 1}"
         options = ("--hash-range", str(hash_range), "--memory-limit", str(memory_limit))
-        rows.append(Row(NodeProcess(name, "nodes.dht", address, data / name, options, tell), hash_range))
+        node = _node("dht", number, data, base_port, options, tell)
+        rows.append(Row(node, DhtClient, hash_range))
     return rows
+
+
+def _plan_queue(data: Path, count: int, base_port: int, tell: Callable[[str, str], None]) -> list[Row]:
+    return [Row(_node("queue", number, data, base_port, (), tell), QueueClient) for number in range(count)]
+
+
+def _node(
+    kind: str, number: int, data: Path, base_port: int, options: Sequence[str], tell: Callable[[str, str], None]
+) -> NodeProcess:
+    address = Address("127.0.0.1", base_port and base_port + number)
+    name = f"{kind}-{number + 1}"
+    return NodeProcess(name, f"nodes.{kind}", address, data / name, options, tell)
 
 
 def _dump_of(node: NodeProcess, tell: Callable[[str, str], None]) -> DumpProcess:
@@ -291,8 +338,11 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     ]
 
 
-async def _run(rows: list[Row], view: View, nodes_file: Path, hint: str) -> None:
-    """Runs the nodes until a signal; raises an exception group of why they could not be started."""
+async def _run(rows: list[Row], view: View, nodes_files: Mapping[str, Path], is_up: str) -> None:
+    """Runs the nodes until a signal; raises an exception group of why they could not be started.
+
+    nodes_files: for each kind of node where the addresses go. is_up: what is told when all serve.
+    """
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as background:
             stop = trio.CancelScope()
@@ -301,12 +351,13 @@ async def _run(rows: list[Row], view: View, nodes_file: Path, hint: str) -> None
             with stop:
                 async with trio.open_nursery() as nodes:
                     await nodes.start(run_nodes, [row.node for row in rows])
-                    _write_nodes_file(nodes_file, [row.node.address for row in rows])
-                    dumps = [_dump_of(row.node, view.tell) for row in rows]
+                    for kind, file in nodes_files.items():
+                        _write_nodes_file(file, [row.node.address for row in rows if row.node.kind == kind])
+                    dumps = [_dump_of(row.node, view.tell) for row in rows if row.hash_range]
                     asked = list(rows)
-                    rows += [Row(dump, None) for dump in dumps]
+                    rows += map(Row, dumps)
                     await nodes.start(run_nodes, dumps)
-                    view.tell("swarm", f"is up: {hint}")
+                    view.tell("swarm", is_up)
                     for row in asked:
                         background.start_soon(_keep_asking, row)
             background.cancel_scope.cancel()
@@ -322,8 +373,9 @@ async def _stop_at_signal(signals: AsyncIterator[int], stop: trio.CancelScope, r
 
 
 async def _keep_asking(row: Row) -> None:
+    assert row.client is not None
     address = str(row.node.address)
-    async with DhtClient(address, timeout=POLL_S) as client:
+    async with row.client(address, timeout=POLL_S) as client:
         while True:
             try:
                 statistics = await client.node_statistics()

@@ -10,9 +10,9 @@ from typing import Any, Self
 import anyio
 import anyio.abc
 
-from swarm.core import limits
+from swarm.core import limits, operations, protocol
 from swarm.core.async_connection import Connection
-from swarm.core.client_session import WAIT_FOR_NODES, Call, Result, Steps, describe, result_of
+from swarm.core.client_session import WAIT_FOR_NODES, Call, FirstOf, Result, Steps, describe, result_of
 from swarm.core.config import Address
 from swarm.core.errors import (
     ClientClosed,
@@ -22,8 +22,10 @@ from swarm.core.errors import (
     SwarmError,
     checked_timeout,
     no_node_responsible,
+    not_connected,
 )
 from swarm.core.event_loop import EventLoop, current_event_loop
+from swarm.core.known_nodes import KnownNodes
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.core.stats import RequestStatistics
@@ -39,12 +41,15 @@ class AsyncClient:
     def __init__(
         self,
         nodes: Sequence[Address],
+        known: KnownNodes,
         *,
         timeout: float,
         compression: bool,
         connect: Callable[[Address], Awaitable[Transport]] = connect_socket,
     ) -> None:
+        """known: learns what the nodes' hellos tell, in the same order."""
         self._timeout_s = checked_timeout(timeout)
+        self._known = known
         self._connections = [
             Connection(address, self.kind, timeout, compression, connect, self._hello_handler(number))
             for number, address in enumerate(nodes)
@@ -55,12 +60,9 @@ class AsyncClient:
         self._loop: EventLoop | None = None
         """The event loop it was opened in; None while it is not open."""
 
-    def _learn(self, number: int, hello: NodeHello) -> None:
-        """A node was reached; called with its number in the list of nodes."""
-
     def _hello_handler(self, number: int) -> Callable[[NodeHello], None]:
         def handle(hello: NodeHello) -> None:
-            self._learn(number, hello)
+            self._known.learn(number, hello)
             if self._node_came is not None:
                 self._node_came.set()
                 self._node_came = anyio.Event()
@@ -102,6 +104,30 @@ class AsyncClient:
         """Of every request that was used: in flight, handled, failed, histogram of times; by the request's name."""
         return {each.name: each.snapshot() for each in self._statistics.values()}
 
+    async def channels(self) -> list[str]:
+        """The names of all channels, sorted."""
+        return await self._run(operations.channels(self._known))
+
+    async def channel_size(self, channel: str) -> tuple[int, int]:
+        """Records, and their bytes (keys and values, where they have both); (0, 0) where the channel does not exist."""
+        return await self._run(operations.channel_size(self._known, channel))
+
+    async def size(self) -> tuple[int, int]:
+        """Records, and bytes of them, of all channels on all nodes."""
+        return await self._run(operations.size(self._known))
+
+    async def remove_channel(self, channel: str) -> bool:
+        """Removes a channel and all its records on every node; whether any had it. Who is reading it is told."""
+        return await self._run(operations.remove_channel(self._known, channel))
+
+    async def node_statistics(self) -> dict[str, dict[str, Any]]:
+        """What each node counts, by its address; the same values as in its stats.log."""
+        return await self._run(operations.node_statistics(self._known))
+
+    async def ping(self) -> None:
+        """Returns when every node has answered."""
+        await self._run(operations.ping(self._known))
+
     async def _run(self, steps: Steps[Result]) -> Result:
         """Carries out an operation: does what it asks for until it returns."""
         loop = self._loop
@@ -114,6 +140,9 @@ class AsyncClient:
                 try:
                     if type(step) is Call:
                         result = await self._call(loop, step, begun + self._timeout_s)
+                    elif type(step) is FirstOf:
+                        result = await first_of(self, loop, step)
+                        begun += result[1]  # it was asked to wait so long
                     elif step is WAIT_FOR_NODES:
                         result = None
                         await self._wait_for_nodes(begun + self._timeout_s)
@@ -125,10 +154,15 @@ class AsyncClient:
                     step = steps.send(result)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+        except BaseException:
+            steps.close()  # now: it may have something to put aside
+            raise
 
     async def _call(self, loop: EventLoop, call: Call, deadline: float) -> Any:
         """The result of one request. It is sent again where the connection broke and it may be repeated."""
         connection = self._connections[call.node]
+        if call.at_once and not connection.ready:
+            raise describe(not_connected(connection.last_error), call.request, connection.name)
         statistics = self._statistics_of(call.request)
         statistics.in_flight += 1
         begun = time.perf_counter()
@@ -136,7 +170,7 @@ class AsyncClient:
             while True:
                 if not connection.ready:
                     await self._wait_ready(connection, deadline, call.request)
-                waiter = loop.waiter(deadline)
+                waiter = loop.waiter(deadline + call.wait_s)
                 connection.submit(call.request, call.arguments, waiter)
                 try:
                     await waiter.wait()
@@ -146,6 +180,7 @@ class AsyncClient:
                 if waiter.error is None:
                     return result_of(call, connection.name, waiter.status, waiter.result)
                 if not self._may_repeat(loop, call, waiter):
+                    connection.expect_late(call, waiter)
                     raise describe(waiter.error, call.request, connection.name)
         except SwarmError:
             statistics.failed += 1
@@ -153,6 +188,17 @@ class AsyncClient:
         finally:
             statistics.in_flight -= 1
             statistics.record(1, time.perf_counter() - begun)
+
+    def _answer_of(self, call: Call, waiter: Waiter) -> Any:
+        """What a request was answered; an error in place of a result."""
+        connection = self._connections[call.node]
+        try:
+            if waiter.error is None:
+                return result_of(call, connection.name, waiter.status, waiter.result)
+        except SwarmError as error:
+            return error
+        connection.expect_late(call, waiter)
+        return describe(waiter.error, call.request, connection.name)
 
     def _may_repeat(self, loop: EventLoop, call: Call, waiter: Waiter) -> bool:
         return isinstance(waiter.error, ConnectionLost) and call.request.repeatable and loop.clock() < waiter.deadline
@@ -192,8 +238,7 @@ class AsyncClient:
             return
         why = "; ".join(f"{connection.name}: {connection.last_error or 'no answer'}" for connection in missing)
         raise NodeUnreachable(
-            f"no node that was reached within {self._timeout_s:g} s is responsible for the key "
-            f"(not reached: {why or 'none'})"
+            f"no other node was reached within {self._timeout_s:g} s (not reached: {why}); nothing was sent"
         )
 
     def _statistics_of(self, request: Request) -> RequestStatistics:
@@ -249,6 +294,8 @@ class _CallsInFlight:
     async def _submit(self, connection: Connection, call: Call) -> tuple[Waiter, float]:
         deadline = self._loop.clock() + self._client._timeout_s
         if not connection.ready:
+            if call.at_once:
+                raise describe(not_connected(connection.last_error), call.request, connection.name)
             await self._client._wait_ready(connection, deadline, call.request)
         waiter = self._loop.waiter(deadline)
         connection.submit(call.request, call.arguments, waiter)
@@ -273,12 +320,63 @@ class _CallsInFlight:
             elif self._client._may_repeat(self._loop, call, waiter):
                 self.results[position] = await self._client._call(self._loop, call, waiter.deadline)
             else:
+                connection.expect_late(call, waiter)
                 raise describe(waiter.error, call.request, connection.name)
         except SwarmError as error:
             statistics.failed += 1
             self.results[position] = error
             return error
         return None
+
+
+class _FirstWaiter(Waiter):
+    """Of one of several requests of which the first answer is waited for."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(self, deadline: float, tell: Callable[[], None]) -> None:
+        super().__init__(deadline)
+        self._tell = tell
+
+    def _wake(self) -> None:
+        self._tell()
+
+
+async def first_of(client: AsyncClient, loop: EventLoop, step: FirstOf) -> tuple[list[Any], float]:
+    """Carries out requests side by side until there is enough; their results, and how long it took."""
+    begun = loop.clock()
+    news = loop.waiter(math.inf)
+    results: list[Any] = [None] * len(step.calls)
+    in_flight: dict[int, _FirstWaiter] = {}
+
+    def tell() -> None:
+        news.answer(protocol.DONE, None)
+
+    step.arrivals.add(tell)
+    try:
+        for position, call in enumerate(step.calls):
+            connection = client._connections[call.node]
+            if call.at_once and not connection.ready:
+                error = not_connected(connection.last_error)
+                results[position] = describe(error, call.request, connection.name)
+                continue
+            if not connection.ready:
+                await client._wait_ready(connection, begun + client._timeout_s, call.request)
+            waiter = _FirstWaiter(begun + client._timeout_s + call.wait_s, tell)
+            connection.submit(call.request, call.arguments, waiter)
+            in_flight[position] = waiter
+        while in_flight and not step.enough():
+            await news.wait()
+            news.done = False
+            for position, waiter in list(in_flight.items()):
+                if waiter.done:
+                    results[position] = client._answer_of(step.calls[position], in_flight.pop(position))
+                    client._statistics_of(step.calls[position].request).record(1, loop.clock() - begun)
+    finally:
+        step.arrivals.discard(tell)
+        for position, waiter in in_flight.items():
+            client._connections[step.calls[position].node].abandon(step.calls[position], waiter)
+    return results, loop.clock() - begun
 
 
 class AsyncStream:

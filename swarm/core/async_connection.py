@@ -23,7 +23,7 @@ from swarm.core import limits
 from swarm.core.client_session import Call, ClientSession
 from swarm.core.config import Address
 from swarm.core.errors import ClientClosed, RequestTimeout, SwarmError, connection_lost
-from swarm.core.protocol import PING, Request
+from swarm.core.protocol import DONE, PING, Request
 from swarm.core.session import NodeHello
 from swarm.core.transports import Transport
 from swarm.core.waiters import Waiter
@@ -38,6 +38,25 @@ class _SignOfLife(Waiter):
 
     def _wake(self) -> None:
         pass
+
+
+class LateAnswer(Waiter):
+    """For an answer that nobody waits for any more, and that must not be lost all the same."""
+
+    __slots__ = ("_arrived", "_late")
+
+    def __init__(self, deadline: float, late: Callable[[Any], object]) -> None:
+        super().__init__(deadline)
+        self._late = late
+        self._arrived = anyio.Event()
+
+    async def wait(self) -> None:
+        await self._arrived.wait()
+
+    def _wake(self) -> None:
+        if self.error is None and self.status == DONE:
+            self._late(self.result)
+        self._arrived.set()
 
 
 class Connection:
@@ -66,7 +85,7 @@ class Connection:
         """Whether requests can be sent."""
         self._ready = anyio.Event()
         self.at_change: set[Callable[[], None]] = set()
-        """Called when it has become ready, and when the client was closed."""
+        """Called when it has become ready, when it has failed to for the first time, and when the client was closed."""
         self._wake_sender = anyio.Event()
         self._wake_watch = anyio.Event()
         self._watch_until = math.inf
@@ -74,6 +93,7 @@ class Connection:
         self._answers_at_once = 0
         self._heard = False
         """Whether something has come since the deadlines were looked at."""
+        self._before_sending: list[Callable[[], None]] = []
         self._given_up: set[int] = set()
         """Requests that nobody waits for any more, and that may not have been sent yet."""
         self._rest = b""
@@ -103,12 +123,15 @@ class Connection:
                     backoff = limits.BACKOFF_FIRST_S
                 elif str(error) != str(self.last_error):
                     log.warning("%s: cannot connect: %s; trying again", self.name, error)
-                self.last_error = error
+                first, self.last_error = self.last_error is None, error
+                if first:
+                    self.tell_change()
                 lost = error
             except BaseException:
                 self._disconnected(ClientClosed("the client was closed before the answer came"))
                 raise
             self._disconnected(connection_lost(lost), lost)
+            self.tell_change()
             await anyio.sleep(backoff * random.uniform(0.5, 1.0))
             backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
 
@@ -171,13 +194,13 @@ class Connection:
 
     def grant(self, waiter: Waiter, batches: int) -> None:
         """Allows a stream some more batches."""
-        if self._session is not None and self._session.waiting.get(waiter.request_id) is waiter:
+        if self._session is not None and self.has(waiter):
             self._session.grant(waiter.request_id, batches)
             self._send_soon()
 
     def stop(self, waiter: Waiter) -> None:
         """Ends a stream; never waits."""
-        if self._session is not None and self._session.waiting.get(waiter.request_id) is waiter:
+        if self._session is not None and self.has(waiter):
             self.forget(waiter)
             self._session.stop(waiter.request_id)
             self._send_soon()
@@ -187,13 +210,45 @@ class Connection:
             self._sending = True
             self._wake_sender.set()
 
+    def has(self, waiter: Waiter) -> bool:
+        """Whether the request was sent on this connection as it is now, and its final answer has not come."""
+        return self._session is not None and self._session.waiting.get(waiter.request_id) is waiter
+
+    def before_sending(self, function: Callable[[], None]) -> None:
+        """Calls a function once, when the event loop runs next: what it asks for leaves in one send."""
+        self._before_sending.append(function)
+        self._send_soon()
+
     def abandon(self, call: Call, waiter: Waiter) -> None:
         """The program does not wait for this answer any more."""
+        self.expect_late(call, waiter)
         self.forget(waiter)
         if call.abandon is not None:
             self.notify(call.request, call.abandon, waiter)
         elif self._session is not None and self._session.unsent:
             self._given_up.add(waiter.request_id)
+
+    def expect_late(self, call: Call, waiter: Waiter) -> None:
+        """The program does not wait for this answer any more, or has waited too long: call.late is given it."""
+        if call.late is None:
+            return
+        if waiter.done and waiter.error is None:
+            if waiter.status == DONE:
+                call.late(waiter.result)
+            return
+        session = self._session
+        may_come = isinstance(waiter.error, RequestTimeout | None)
+        if session is not None and may_come and session.waiting.get(waiter.request_id) in (waiter, None):
+            answer = LateAnswer(anyio.current_time() + limits.CLIENT_SILENCE_S, call.late)
+            answer.request_id = waiter.request_id
+            session.waiting[waiter.request_id] = answer
+            session.stop(waiter.request_id)
+            self._send_soon()
+
+    def late_answers(self) -> list[LateAnswer]:
+        """Those that are still to come."""
+        waiting = self._session.waiting.values() if self._session is not None else ()
+        return [waiter for waiter in waiting if isinstance(waiter, LateAnswer)]
 
     def notify(self, request: Request, arguments: tuple[Any, ...], waiter: Waiter) -> None:
         """Sends a request whose answer nobody waits for, if there is a connection."""
@@ -204,7 +259,7 @@ class Connection:
 
     def forget(self, waiter: Waiter) -> None:
         """Nobody waits for this answer any more."""
-        if self._session is not None and self._session.waiting.get(waiter.request_id) is waiter:
+        if self._session is not None and self.has(waiter):
             del self._session.waiting[waiter.request_id]
 
     def _send_now(self, session: ClientSession[Waiter]) -> None:
@@ -219,6 +274,11 @@ class Connection:
             self._sending = True
             self._wake_sender.set()
 
+    def _collected(self, session: ClientSession[Waiter]) -> bytes:
+        while self._before_sending:
+            self._before_sending.pop()()
+        return session.outgoing()
+
     async def _send(self, session: ClientSession[Waiter], transport: Transport) -> None:
         while True:
             await self._wake_sender.wait()
@@ -227,7 +287,7 @@ class Connection:
                 if self._rest:
                     await transport.send_all(self._rest)
                     self._rest = b""
-                while data := session.outgoing():
+                while data := self._collected(session):
                     sent = transport.send_now(data)
                     if sent < len(data):
                         await transport.send_all(memoryview(data)[sent:])
@@ -277,6 +337,7 @@ class Connection:
         self._wake_sender = anyio.Event()
         self._sending = False
         self._rest = b""
+        self._before_sending.clear()
         self._given_up.clear()
         for waiter in session.waiting.values() if session is not None else ():
             each = type(error)(error.text)  # one of its own: each will name another request

@@ -13,8 +13,10 @@ from typing import Any
 import anyio
 
 from swarm.core.async_client import AsyncClient
+from swarm.core.async_connection import Connection
 from swarm.core.client_session import BROKE, Call, describe, result_of
 from swarm.core.errors import ClientClosed, ConnectionLost, RequestTimeout
+from swarm.core.protocol import PING, Request
 from swarm.core.waiters import Waiter
 
 
@@ -71,6 +73,98 @@ class AsyncStreams:
             self._to_begin[call.node] = call
             return False
         return waiter is not None and bool(waiter.batches)
+
+    async def start(self, calls: list[Call]) -> None:
+        """Begins the streams; returns when every node that can be reached has been asked, the others are asked when
+        they come. NodeUnreachable if none can be within the timeout."""
+        loop = self._client._loop
+        if loop is None:
+            raise ClientClosed("the client is not open: use it inside `async with`")
+        deadline = loop.clock() + self._client._timeout_s
+        self.begin(calls)
+        with anyio.move_on_at(deadline):
+            self._begin_those_that_can()
+            while self._to_begin and not (self._running and self._failed_once()):
+                await self._wait()
+                self._begin_those_that_can()
+        if not self._running:
+            await self._client._wait_for_nodes(deadline)
+        await self.settled()
+        for waiter in list(self._running.values()):
+            if waiter.done and not waiter.batches and waiter.error is None:
+                self._answers.remove(waiter)
+                self._ended(waiter)
+                self._to_begin[waiter.call.node] = waiter.call
+
+    def _failed_once(self) -> bool:
+        """Whether those that are not connected have been tried."""
+        return all(self._client._connections[node].last_error is not None for node in self._to_begin)
+
+    async def settled(self) -> None:
+        """Returns when the nodes have carried out what they were asked for and told, as far as they can be reached.
+        RequestTimeout if none answers."""
+        loop = self._client._loop
+        assert loop is not None
+        pings = []
+        for connection in self._client._connections:
+            if connection.ready:
+                waiter = loop.waiter(loop.clock() + self._client._timeout_s)
+                connection.submit(PING, (), waiter)
+                pings.append((connection, waiter))
+        for _, waiter in pings:
+            await waiter.wait()
+        late = [each for each in pings if isinstance(each[1].error, RequestTimeout)]
+        if late and len(late) == len(pings):
+            connection, waiter = late[0]
+            assert waiter.error is not None
+            raise describe(waiter.error, PING, connection.name)
+
+    def at(self, node: int) -> Waiter:
+        """What the last batch of a node has come with."""
+        return self._running[node]
+
+    def lives(self, node: int) -> bool:
+        """Whether the connection has not broken that the last batch of a node has come with."""
+        return self._running[node].error is None
+
+    def tell(self, stream: Waiter, request: Request, arguments: tuple[Any, ...]) -> None:
+        """Sends a request about a stream, unless its connection broke; nobody waits for the answer."""
+        connection = self._connection_of(stream)
+        if connection is not None:
+            connection.notify(request, arguments, Waiter(math.inf))
+
+    async def ask(self, stream: Waiter, request: Request, arguments: tuple[Any, ...]) -> Any:
+        """The result of a request about a stream, None if it has ended. RequestTimeout, or what the node tells."""
+        loop, connection = self._client._loop, self._connection_of(stream)
+        if loop is None or connection is None:
+            return None
+        call = Call(self._node_of(stream), request, arguments)
+        waiter = loop.waiter(loop.clock() + self._client._timeout_s)
+        connection.submit(request, arguments, waiter)
+        try:
+            await waiter.wait()
+        except BaseException:
+            connection.abandon(call, waiter)
+            raise
+        if isinstance(waiter.error, ConnectionLost):
+            return None
+        if waiter.error is not None:
+            raise describe(waiter.error, request, connection.name)
+        return result_of(call, connection.name, waiter.status, waiter.result)
+
+    def before_sending(self, stream: Waiter, function: Callable[[], None]) -> None:
+        """Calls a function when the event loop runs next, just before something is sent to the stream's node."""
+        self._client._connections[self._node_of(stream)].before_sending(function)
+
+    @staticmethod
+    def _node_of(stream: Waiter) -> int:
+        assert isinstance(stream, _Waiter)
+        return stream.call.node
+
+    def _connection_of(self, stream: Waiter) -> Connection | None:
+        """The connection that a stream runs on."""
+        connection = self._client._connections[self._node_of(stream)]
+        return connection if connection.has(stream) else None
 
     def begin(self, calls: Iterable[Call]) -> None:
         """Begins streams, each as soon as there is a connection to its node."""

@@ -10,13 +10,13 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from swarm.core import limits, protocol
-from swarm.core.client_session import WAIT_FOR_NODES, Call, ClientSession, Result, Steps, describe, result_of
+from swarm.core import limits, operations, protocol
+from swarm.core.client_session import WAIT_FOR_NODES, Call, ClientSession, FirstOf, Result, Steps, describe, result_of
 from swarm.core.config import Address
 from swarm.core.errors import (
     ClientClosed,
@@ -27,25 +27,31 @@ from swarm.core.errors import (
     checked_timeout,
     connection_lost,
     no_node_responsible,
+    not_connected,
 )
+from swarm.core.known_nodes import KnownNodes
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.core.stats import RequestStatistics
 
 FIRST_WAIT_S = 0.1  # the kernel itself waits so long for an answer: one system call less than asking first
+FRESH_S = 0.01  # whether a connection broke that was used so shortly before is not worth asking
+MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux has it
 PENDING = object()
 
 
 class _Waiter:
     """Who waits for the answers to one request."""
 
-    __slots__ = ("batches", "request_id", "result", "status")
+    __slots__ = ("batches", "late", "request_id", "result", "status")
 
     def __init__(self) -> None:
         self.status = -1
         self.result: Any = PENDING
         self.batches: deque[Any] = deque()
         self.request_id = 0
+        self.late: Callable[[Any], object] | None = None
+        """What takes the result, where nobody waits for it any more."""
 
 
 class Connection:
@@ -63,8 +69,12 @@ class Connection:
         self._poll = select.poll()
         self._buffer = bytearray(limits.RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
+        self._received: list[int] = []
+        """How many bytes in the buffer were received and not taken: one number, or none."""
         self.next_attempt = 0.0
         """Not before then (time.monotonic)."""
+        self.heard_at = 0.0
+        """When the last answer came (time.monotonic)."""
         self._backoff = limits.BACKOFF_FIRST_S
 
     def twin(self) -> "Connection":
@@ -125,6 +135,7 @@ class Connection:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._session = ClientSession(self._kind, compression=self._compression)
+        del self._received[:]
         self._send_all(self._session.begin(), deadline)
         while self._session.hello is None:
             self._receive(deadline)
@@ -148,11 +159,17 @@ class Connection:
                 waiter.request_id = session.request(call.request, call.arguments, waiter)
                 self._send_all(session.outgoing(), deadline)
             else:  # the usual case: what comes is one frame with the answer, which nobody else waits for
-                waiter.request_id, frame = session.single_request(call.request, call.arguments)
-                self._send_all(frame, deadline)
+                if call.size < limits.APART_BYTES_MIN:
+                    waiter.request_id, frame = session.single_request(call.request, call.arguments)
+                    self._send_all(frame, deadline)
+                else:
+                    waiter.request_id, pieces = session.single_large_request(call.request, call.arguments)
+                    for piece in pieces:
+                        self._send_all(piece, deadline, more=piece is not pieces[-1])
                 size = self._receive_some(deadline)
                 answer = session.single_answer(self._view[:size], waiter.request_id)
                 if answer is not None:
+                    del self._received[:]
                     return answer
                 session.waiting[waiter.request_id] = waiter
                 self._take(size)
@@ -194,16 +211,49 @@ class Connection:
 
     def abandon(self, call: Call, waiter: _Waiter) -> None:
         """The program does not wait for this answer any more."""
-        if self._sock is not None:
+        if call.late is not None:
+            self._expect_late(call.late, waiter)
+        elif self._sock is not None:
             self.forget(waiter)
             if call.abandon is not None:
                 self.notify(call.request, call.abandon)
+
+    def _expect_late(self, late: Callable[[Any], object], waiter: _Waiter) -> None:
+        if waiter.result is not PENDING:
+            if waiter.status == protocol.DONE:
+                late(waiter.result)
+        elif self._sock is not None and waiter.request_id:
+            waiter.late = late
+            self._session.waiting[waiter.request_id] = waiter
+            self._session.stop(waiter.request_id)
+            with suppress(SwarmError):
+                self._send_all(self._session.outgoing(), time.monotonic())
+
+    @property
+    def expects_late(self) -> bool:
+        """Whether an answer is still to come that the program does not wait for, and that is not to be lost."""
+        return self._sock is not None and any(waiter.late for waiter in self._session.waiting.values())
+
+    @property
+    def unread(self) -> bool:
+        """Whether something was received that nobody has looked at yet."""
+        return bool(self._received)
+
+    def wait_for_late_answers(self, deadline: float) -> None:
+        """Receives those that are still to come, as far as they come in time."""
+        with suppress(SwarmError):
+            while self.expects_late:
+                self._receive(deadline)
 
     def notify(self, request: Request, arguments: tuple[Any, ...]) -> None:
         """Sends a request whose answer nobody waits for, if there is a connection."""
         if self._sock is not None:
             with suppress(SwarmError):
                 self.forget(self.submit(request, arguments, time.monotonic() + self._timeout_s))
+
+    def has(self, waiter: _Waiter) -> bool:
+        """Whether the request was sent on this connection as it is now, and its final answer has not come."""
+        return self._sock is not None and self._session.waiting.get(waiter.request_id) is waiter
 
     def forget(self, waiter: _Waiter) -> None:
         if self._session.waiting.get(waiter.request_id) is waiter:
@@ -214,15 +264,19 @@ class Connection:
             self._sock.close()
             self._sock = None
 
-    def _send_all(self, data: bytes, deadline: float) -> None:
-        """Sends everything; receives meanwhile, because a node whose answers are not read does not read either."""
+    def _send_all(self, data: bytes, deadline: float, *, more: bool = False) -> None:
+        """Sends everything; receives meanwhile, because a node whose answers are not read does not read either.
+
+        more: the rest of the frame follows at once; the kernel waits for it.
+        """
+        flags = socket.MSG_DONTWAIT | (MSG_MORE if more else 0)
         view: bytes | memoryview = data
         try:
             while view:
                 if self._sock is None:
                     raise ConnectionLost("the connection broke while the request was sent")
                 try:
-                    sent = self._sock.send(view, socket.MSG_DONTWAIT)
+                    sent = self._sock.send(view, flags)
                 except BlockingIOError:
                     self._wait_for_room(deadline)
                     continue
@@ -252,24 +306,29 @@ class Connection:
         self._take(self._receive_some(deadline))
 
     def _receive_some(self, deadline: float) -> int:
-        """Receives into the buffer: how many bytes, at least one."""
-        while True:
+        """Receives into the buffer: how many bytes, at least one.
+
+        Python raises an interrupt when a call has returned, before its result is stored. So it is C that stores it:
+        what an interrupted call has received is there for the next one.
+        """
+        while not self._received:
             if self._sock is None:
                 raise ConnectionLost("the connection broke before the answer came")
             try:
-                size = self._sock.recv_into(self._buffer)
+                self._received.extend(map(self._sock.recv_into, (self._buffer,)))
             except BlockingIOError:
                 if not self._poll.poll(max(deadline - time.monotonic(), 0) * 1000):
                     raise RequestTimeout(f"no answer within {self._timeout_s:g} s") from None
                 continue
             except OSError as error:
                 raise self._lost(error) from error
-            if size == 0:
-                raise self._lost(ConnectionResetError("the node has closed the connection"))
-            return size
+        if self._received[0] == 0:
+            raise self._lost(ConnectionResetError("the node has closed the connection"))
+        return self._received[0]
 
     def _take(self, size: int) -> None:
         """Hands the answers in what was received to who waits for them."""
+        del self._received[:]
         try:
             answers = self._session.receive(self._view[:size])
         except SwarmError as error:
@@ -282,6 +341,8 @@ class Connection:
             else:
                 waiter.status = status
                 waiter.result = result
+                if waiter.late is not None and status == protocol.DONE:
+                    waiter.late(result)
         if self._session.notice is not None:
             raise self._lost(self._session.notice)
 
@@ -297,15 +358,14 @@ class BlockingClient:
 
     kind: str
 
-    def __init__(self, nodes: Sequence[Address], *, timeout: float, compression: bool) -> None:
+    def __init__(self, nodes: Sequence[Address], known: KnownNodes, *, timeout: float, compression: bool) -> None:
+        """known: learns what the nodes' hellos tell, in the same order."""
         self._timeout_s = checked_timeout(timeout)
+        self._known = known
         self._connections = [Connection(address, self.kind, timeout, compression) for address in nodes]
         self._statistics: dict[int, RequestStatistics] = {}
         self._lock = threading.RLock()
         self._open = False
-
-    def _learn(self, number: int, hello: NodeHello) -> None:
-        """A node was reached; called with its number in the list of nodes."""
 
     def __enter__(self) -> Self:
         self._open = True
@@ -335,6 +395,24 @@ class BlockingClient:
         """Of every request that was used: in flight, handled, failed, histogram of times; by the request's name."""
         return {each.name: each.snapshot() for each in self._statistics.values()}
 
+    def channels(self) -> list[str]:
+        return self._run(operations.channels(self._known))
+
+    def channel_size(self, channel: str) -> tuple[int, int]:
+        return self._run(operations.channel_size(self._known, channel))
+
+    def size(self) -> tuple[int, int]:
+        return self._run(operations.size(self._known))
+
+    def remove_channel(self, channel: str) -> bool:
+        return self._run(operations.remove_channel(self._known, channel))
+
+    def node_statistics(self) -> dict[str, dict[str, Any]]:
+        return self._run(operations.node_statistics(self._known))
+
+    def ping(self) -> None:
+        self._run(operations.ping(self._known))
+
     def _check_open(self) -> None:
         if not self._open:
             raise ClientClosed("the client is not open: use it inside `with`")
@@ -349,6 +427,15 @@ class BlockingClient:
                 raise
         return connection
 
+    def _connected_at_once(self, call: Call, deadline: float) -> Connection:
+        connection = self._connections[call.node]
+        if not connection.ready:
+            hello = connection.attempt(min(deadline, time.monotonic() + limits.CLIENT_CONNECT_S))
+            if hello is None:
+                raise describe(not_connected(connection.last_error), call.request, connection.name)
+            self._greeted(call.node, hello)
+        return connection
+
     def _run(self, steps: Steps[Result]) -> Result:
         """Carries out an operation: does what it asks for until it returns."""
         with self._lock:
@@ -360,6 +447,9 @@ class BlockingClient:
                     try:
                         if type(step) is Call:
                             result = self._call(step, deadline)
+                        elif type(step) is FirstOf:
+                            result = self._first_of(step)
+                            deadline += result[1]  # it was asked to wait so long
                         elif step is WAIT_FOR_NODES:
                             result = None
                             self._reach_another(deadline)
@@ -371,10 +461,13 @@ class BlockingClient:
                         step = steps.send(result)
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]
+            except BaseException:
+                steps.close()  # now: it may have something to put aside
+                raise
 
     def _greeted(self, number: int, hello: NodeHello) -> None:
         try:
-            self._learn(number, hello)
+            self._known.learn(number, hello)
         except SwarmError as error:
             self._connections[number].close()
             error.node = self._connections[number].name
@@ -399,24 +492,28 @@ class BlockingClient:
 
     def _call(self, call: Call, deadline: float) -> Any:
         """The result of one request."""
+        if call.at_once:
+            self._connected_at_once(call, deadline)
         begun = time.monotonic()
         statistics = self._statistics.get(call.request.code) or self._statistics_of(call.request)
         try:
-            return self._ask(call, deadline)
-        except SwarmError:
-            statistics.failed += 1
-            raise
-        finally:
+            result = self._ask(call, begun, deadline)
+            self._connections[call.node].heard_at = ended = time.monotonic()
+            statistics.record(1, ended - begun)
+            return result
+        except BaseException as error:
+            statistics.failed += isinstance(error, SwarmError)
             statistics.record(1, time.monotonic() - begun)
+            raise
 
-    def _ask(self, call: Call, deadline: float) -> Any:
+    def _ask(self, call: Call, now: float, deadline: float) -> Any:
         """The result of one request. It is sent again where the connection broke and it may be repeated."""
         while True:
             connection = self._connected(call.node, deadline, call.request)
-            if not call.request.repeatable and connection.is_broken():
+            if not call.request.repeatable and now - connection.heard_at > FRESH_S and connection.is_broken():
                 continue
             try:
-                status, result = connection.ask(call, deadline)
+                status, result = connection.ask(call, deadline + call.wait_s)
             except ConnectionLost as error:
                 if not call.request.repeatable or time.monotonic() > deadline:
                     raise describe(error, call.request, connection.name) from error.__cause__
@@ -479,6 +576,8 @@ class BlockingClient:
         """Sends a request, again where the connection turns out to be broken."""
         deadline = time.monotonic() + self._timeout_s
         while True:
+            if call.at_once:
+                self._connected_at_once(call, deadline)
             connection = self._connected(call.node, deadline, call.request)
             if not call.request.repeatable and connection.is_broken():
                 continue
@@ -488,10 +587,10 @@ class BlockingClient:
                 if not call.request.repeatable or time.monotonic() > deadline:
                     raise
 
-    def _finish(self, call: Call, waiter: _Waiter, begun: float) -> Any:
+    def _finish(self, call: Call, waiter: _Waiter, begun: float, deadline: float | None = None) -> Any:
         """The result of a request that was sent, or its error."""
         statistics = self._statistics_of(call.request)
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + self._timeout_s if deadline is None else deadline
         connection = self._connections[call.node]
         try:
             try:
@@ -509,6 +608,46 @@ class BlockingClient:
             return describe(error, call.request, connection.name)
         finally:
             statistics.record(1, time.perf_counter() - begun)
+
+    def _first_of(self, step: FirstOf) -> tuple[list[Any], float]:
+        """Carries out requests side by side until there is enough; their results, and how long it took."""
+        begun = time.monotonic()
+        if len(step.calls) == 1 and not self._connections[step.calls[0].node].expects_late:
+            return [self._call(step.calls[0], begun + self._timeout_s)], time.monotonic() - begun
+        results: list[Any] = [None] * len(step.calls)
+        in_flight: dict[int, _Waiter] = {}
+        try:
+            for position, call in enumerate(step.calls):
+                try:
+                    in_flight[position] = self._submit(call)
+                except SwarmError as error:
+                    results[position] = describe(error, call.request, self._connections[call.node].name)
+            while in_flight and not step.enough():
+                deadline = begun + self._timeout_s + min(step.calls[position].wait_s for position in in_flight)
+                self._receive_any([step.calls[position].node for position in in_flight], deadline)
+                over = time.monotonic() >= deadline
+                for position, waiter in list(in_flight.items()):
+                    call = step.calls[position]
+                    if over or waiter.result is not PENDING or not self._connections[call.node].ready:
+                        results[position] = self._finish(call, in_flight.pop(position), begun, deadline)
+        finally:
+            for position, waiter in in_flight.items():
+                self._connections[step.calls[position].node].abandon(step.calls[position], waiter)
+        return results, time.monotonic() - begun
+
+    def _receive_any(self, nodes: list[int], deadline: float) -> None:
+        """Waits until one of these nodes has sent something, and takes it; not if a connection has broken."""
+        poll = select.poll()
+        if not all(self._connections[node].ready for node in nodes):
+            return
+        connections = {self._connections[node].fileno(): self._connections[node] for node in nodes}
+        for descriptor in connections:
+            poll.register(descriptor, select.POLLIN)
+        timeout_s = 0 if any(each.unread for each in connections.values()) else max(deadline - time.monotonic(), 0)
+        ready = {descriptor for descriptor, _ in poll.poll(timeout_s * 1000)}
+        for descriptor in ready | {number for number, each in connections.items() if each.unread}:
+            with suppress(ConnectionLost):  # which is how those who wait find it
+                connections[descriptor].receive()
 
 
 class BlockingStream:

@@ -18,7 +18,7 @@ from swarm.core import limits
 from swarm.core.blocking_client import PENDING, BlockingClient, _Waiter
 from swarm.core.client_session import BROKE, Call, describe, result_of
 from swarm.core.errors import ConnectionLost, RequestTimeout, SwarmError
-from swarm.core.protocol import PING
+from swarm.core.protocol import PING, Request
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,64 @@ class BlockingStreams:
         return describe(
             RequestTimeout(f"no answer within {self._client._timeout_s:g} s"), call.request, connection.name
         )
+
+    def start(self, calls: list[Call]) -> None:
+        """Begins the streams; returns when every node that can be reached has been asked, the others are asked when
+        they come. NodeUnreachable if none can be within the timeout."""
+        deadline = time.monotonic() + self._client._timeout_s
+        self.begin(calls)
+        self._begin_those_that_can(time.monotonic())
+        while not self._running:
+            connections = [self._connections[call.node] for call in calls]
+            next_attempt = min(connection.next_attempt for connection in connections)
+            if next_attempt > deadline:
+                raise connections[0].unreachable()
+            time.sleep(max(next_attempt - time.monotonic(), 0))
+            self._begin_those_that_can(deadline)
+        self.settle(deadline)
+        for node, (call, waiter) in list(self._running.items()):
+            if not waiter.batches and self._ended(node, waiter):
+                del self._running[node]
+                _raise_what_it_told(call, self._connections[node].name, waiter)
+                self.begin([call])
+
+    def settle(self, deadline: float) -> None:
+        """Returns when the nodes have carried out what they were asked for and told, as far as they can be reached."""
+        for connection in self._connections:
+            if connection.ready:
+                with suppress(ConnectionLost, RequestTimeout):
+                    connection.wait(connection.submit(PING, (), deadline), deadline)
+
+    def at(self, node: int) -> _Waiter:
+        """What the last batch of a node has come with."""
+        return self._running[node][1]
+
+    def lives(self, node: int) -> bool:
+        """Whether the connection has not broken that the last batch of a node has come with."""
+        waiter = self.at(node)
+        return waiter.result is not PENDING or self._connections[node].has(waiter)
+
+    def tell(self, stream: _Waiter, request: Request, arguments: tuple[Any, ...]) -> None:
+        """Sends a request about a stream, unless its connection broke; nobody waits for the answer."""
+        for connection in self._connections:
+            if connection.has(stream):
+                connection.notify(request, arguments)
+
+    def ask(self, stream: _Waiter, request: Request, arguments: tuple[Any, ...]) -> Any:
+        """The result of a request about a stream, None if it has ended. RequestTimeout, or what the node tells."""
+        for node, connection in enumerate(self._connections):
+            if connection.has(stream):
+                call = Call(node, request, arguments)
+                deadline = time.monotonic() + self._client._timeout_s
+                try:
+                    waiter = connection.submit(request, arguments, deadline)
+                    connection.wait(waiter, deadline)
+                except ConnectionLost:
+                    return None
+                except RequestTimeout as error:
+                    raise describe(error, request, connection.name) from None
+                return result_of(call, connection.name, waiter.status, waiter.result)
+        return None
 
     def begin(self, calls: Iterable[Call]) -> None:
         """Begins streams, each as soon as there is a connection to its node."""
@@ -172,7 +230,7 @@ class BlockingStreams:
                 if hello is None:
                     continue
                 with self._client._lock:
-                    self._client._learn(node, hello)
+                    self._client._known.learn(node, hello)
             del self._to_begin[node]
             try:
                 self._has_come(node)

@@ -24,6 +24,9 @@ class Call(NamedTuple):
     unsent: arguments of the same request, to be sent if of several Calls side by side this one is not.
     take: is given the result as soon as it is there, while others may still be on their way; what it returns is the
         result then.
+    at_once: where the node is not connected, this is not waited for: NodeUnreachable.
+    wait_s: the node may take so long for the answer, besides the client's timeout.
+    late: is given the result where the program does not wait for it any more; the request is stopped then.
     """
 
     node: int
@@ -33,14 +36,31 @@ class Call(NamedTuple):
     abandon: tuple[Any, ...] | None = None
     unsent: tuple[Any, ...] | None = None
     take: Callable[[Any], Any] | None = None
+    at_once: bool = False
+    wait_s: float = 0.0
+    late: Callable[[Any], object] | None = None
+
+
+class FirstOf(NamedTuple):
+    """Requests side by side that wait for something: what one of them gives is enough, then the others are stopped.
+
+    calls: to be carried out, each with `late`.
+    enough: whether there is something; asked after each answer.
+    arrivals: of functions to be called when enough() may have become true without an answer.
+    """
+
+    calls: list[Call]
+    enough: Callable[[], bool]
+    arrivals: set[Callable[[], None]]
 
 
 Result = TypeVar("Result")
 Steps = Generator[Any, Any, Result]
 """An operation of a client, as a generator that does no I/O (for instance swarm.dht.operations).
 
-It yields a Call, a list of Calls to carry out side by side (whose errors are among the results), or WAIT_FOR_NODES; it
-is sent their results, and returns its own.
+It yields a Call, a list of Calls to carry out side by side (whose errors are among the results), a FirstOf (whose
+result is the list of such results, None for what was stopped, and the seconds it took), or WAIT_FOR_NODES; it is sent
+their results, and returns its own.
 """
 
 WAIT_FOR_NODES = object()
@@ -87,6 +107,11 @@ class ClientSession(Generic[Owner]):
         """A request for which nobody waits yet, already encoded: its id, and what is to be sent."""
         request_id = self._new_id()
         return request_id, self._encoder.encode([(request_id, request.code, *arguments)])
+
+    def single_large_request(self, request: Request, arguments: tuple[Any, ...]) -> tuple[int, list[bytes]]:
+        """The same for one that may be large: what is to be sent in pieces."""
+        request_id = self._new_id()
+        return request_id, self._encoder.encode_parts([(request_id, request.code, *arguments)])
 
     def single_answer(self, data: memoryview, request_id: int) -> tuple[int, Any] | None:
         """The status and result in data, if it is one frame with nothing but the answer to this request.

@@ -14,22 +14,29 @@ A configuration is a frozen dataclass; its fields are the sections, frozen datac
 
     config = load(DhtConfig, path)
 
+A field that is a Mapping stands for sections of the same form with names, [channel NAME] for
+
+        channel: Mapping[Annotated[str, parse_pattern], ChannelSection] = field(default_factory=dict)
+
+whose keys are the names as their function gives them.
+
 The type of a key is str, int, float, bool, Path, a Literal of strings, or Annotated with a function that takes the
-text and raises ValueError with a sentence saying what is allowed. The grammar is configparser's, without
-interpolation, without a [DEFAULT] section, and with nothing after the closing bracket of a section. A comment has a
-line of its own: after a value it would be a part of it.
+text and raises ValueError with a sentence saying what is allowed; or one of these and None. The grammar is
+configparser's, without interpolation, without a [DEFAULT] section, and with nothing after the closing bracket of a
+section. A comment has a line of its own: after a value it would be a part of it.
 """
 
 import configparser
 import difflib
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -138,20 +145,38 @@ def load(cls: type[T], path: Path | None) -> T:
     sections = _split(path, text)
     lines = _line_numbers(text)
     known = {field.name: getattr(config, field.name) for field in fields(config)}
-    parsers = {section: _parsers(type(default)) for section, default in known.items()}
-    for section, keys in sections.items():
-        if section not in known:
-            raise ConfigError(f"{path}:{lines[section, '']}: {_unknown('section', f'[{section}]', section, known)}")
+    named = _named_sections(cls)
+    known |= {section: {} for section in named}
+    parsers = {
+        section: _parsers(named[section][1] if section in named else type(default))
+        for section, default in known.items()
+    }
+    for header, keys in sections.items():
+        section, _, name = header.partition(" ")
+        here = f"{path}:{lines[header, '']}: "
+        if section not in known or bool(name) != (section in named):
+            headers = [f"{each} NAME" if each in named else each for each in known]
+            raise ConfigError(here + _unknown("section", f"[{header}]", header, headers))
         values = {}
         for key, value in keys.items():
-            where = f"{path}:{lines[section, key]}: section [{section}], "
+            where = f"{path}:{lines[header, key]}: section [{header}], "
             if key not in parsers[section]:
                 raise ConfigError(where + _unknown("key", key, key, parsers[section]))
             try:
                 values[key] = parsers[section][key](value)
             except ValueError as error:
                 raise ConfigError(f"{where}key {key}: {value!r} is refused: {error}") from error
-        known[section] = replace(known[section], **values)
+        if section in named:
+            parse_name, form = named[section]
+            try:
+                parsed = parse_name(name.strip())
+            except ValueError as error:
+                raise ConfigError(f"{here}section [{header}] is refused: {error}") from error
+            if parsed in known[section]:
+                raise ConfigError(f"{here}section [{header}] is there a second time, once is allowed")
+            known[section][parsed] = form(**values)
+        else:
+            known[section] = replace(known[section], **values)
     return cls(**known)
 
 
@@ -219,12 +244,23 @@ def _line_numbers(text: str) -> dict[tuple[str, str], int]:
     return lines
 
 
+def _named_sections(cls: "type[DataclassInstance]") -> dict[str, tuple[Callable[[str], Any], Any]]:
+    """Of the fields that are mappings: what parses a name, and the class of a section."""
+    hints = get_type_hints(cls, include_extras=True)
+    named = {
+        field.name: get_args(hints[field.name]) for field in fields(cls) if get_origin(hints[field.name]) is Mapping
+    }
+    return {section: (_parser(of_name), form) for section, (of_name, form) in named.items()}
+
+
 def _parsers(section: "type[DataclassInstance]") -> dict[str, Callable[[str], Any]]:
     hints = get_type_hints(section, include_extras=True)
     return {field.name: _parser(hints[field.name]) for field in fields(section)}
 
 
 def _parser(hint: Any) -> Callable[[str], Any]:
+    if get_origin(hint) in (Union, UnionType):  # with None, which a key has that is not given
+        (hint,) = (each for each in get_args(hint) if each is not type(None))
     if get_origin(hint) is Annotated:
         parser: Callable[[str], Any] = get_args(hint)[1]
         return parser

@@ -37,9 +37,9 @@ from swarm.core.limits import (
     TOGETHER_MAX,
 )
 from swarm.core.protocol import DONE, brief
-from swarm.core.request_handler import RequestHandler, Service, Stream
+from swarm.core.request_handler import RequestHandler, Running, Service
 from swarm.core.session import LZ4, ClientHello
-from swarm.core.stats import BOUNDS_S
+from swarm.core.stats import BOUNDS_S, RequestStatistics
 
 _NOTHING: Iterator[Message] = iter(())
 
@@ -66,13 +66,18 @@ class ConnectionHandler:
         """The time (perf_counter) at which the last request was carried out."""
         self._replies: list[Message] = []
         self.output: list[bytes | memoryview] = []
-        """Frames to be sent, the first perhaps in part."""
+        """Frames to be sent, perhaps in pieces, the first perhaps in part."""
         self._output_bytes = 0
-        self._room: trio.Event | None = None
+        self._unencoded_bytes = 0
+        """Of replies that wait to be encoded, as far as they are large."""
+        self._when_room: list[Callable[[], None]] = []
         self.held = 0
         """Answers that wait until what they acknowledge is durable."""
+        self._held_bytes = 0
         self._discards = False  # answers: nobody is there to read them
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, Running] = {}
+        self._direct: dict[int, tuple[RequestStatistics, float]] = {}
+        """Of those that have no task: what counts them, and when they began."""
         self._counted_bytes = 0  # of the input, in service.unfinished_bytes
 
     # What the driver calls.
@@ -108,6 +113,7 @@ class ConnectionHandler:
             return None
         replies = self._replies
         self._replies = []
+        self._unencoded_bytes = 0
         return self._encoder.encode(replies)
 
     def receive(self, data: memoryview, now: float, deadline: float) -> None:
@@ -166,7 +172,8 @@ class ConnectionHandler:
 
     @property
     def output_full(self) -> bool:
-        return self._output_bytes + HELD_REPLY_BYTES * self.held > OUTPUT_BYTES_MAX
+        waiting = self._output_bytes + self._unencoded_bytes + self._held_bytes
+        return waiting + HELD_REPLY_BYTES * self.held > OUTPUT_BYTES_MAX
 
     def sent(self, size: int) -> None:
         """The first size bytes of the output have left."""
@@ -176,9 +183,8 @@ class ConnectionHandler:
             size -= len(self.output.pop(0))
         if size:
             self.output[0] = memoryview(self.output[0])[size:]
-        if self._room is not None and not self.output_full:
-            self._room.set()
-            self._room = None
+        if self._when_room and not self.output_full:
+            self._tell_room()
 
     def put_back(self, answer: bytes, sent: int) -> None:
         """Of what exchange returned, only so many bytes have left."""
@@ -206,46 +212,81 @@ class ConnectionHandler:
         self._abandon()
         self.output.clear()
         self._output_bytes = 0
-        if self._room is not None:
-            self._room.set()
+        self._tell_room()
         for function in self.at_end:
             function()
         self.at_end.clear()
 
     # What the service calls.
 
-    def release(self, replies: list[Message]) -> None:
-        """Answers that were held may leave."""
+    def release(self, replies: list[Message], size: int) -> None:
+        """Answers that were held, and count as so many bytes, may leave."""
         self.held -= len(replies)
+        self._held_bytes -= size
         if not self._discards:
             self._replies += replies
             self._encode()
             self._flush_soon()
 
+    def flush(self) -> None:
+        """What was answered by send_reply leaves."""
+        if not self._discards:
+            self._encode()
+            self._flush_soon()
+
+    def running(self, request_id: int) -> Running | None:
+        """The request of this connection that has begun and not ended."""
+        return self._streams.get(request_id)
+
     # What streams call.
 
     async def room_for_output(self) -> None:
         while self.output_full:
-            if self._room is None:
-                self._room = trio.Event()
-            await self._room.wait()
+            room = trio.Event()
+            self.when_room(room.set)
+            await room.wait()
 
-    def send_reply(self, request_id: int, status: int, result: object) -> None:
+    def when_room(self, function: Callable[[], None]) -> None:
+        """Calls it once, as soon as the output that is full is so no longer, or the connection is gone."""
+        self._when_room.append(function)
+
+    def send_reply(self, request_id: int, status: int, result: object, size: int = 0) -> None:
+        """In a pass it leaves after the commit. size: bytes of the result, where it is not small."""
         if not self.closing:
             self._append(request_id, status, result)
-            self._encode()
-            self._flush_soon()
+            self._unencoded_bytes += size
+            self.service.flush(self)
+
+    def hold_reply(self, request_id: int, status: int, result: object, size: int = 0) -> None:
+        """As send_reply, but it leaves when what was changed up to now is durable (Service.holds_writes)."""
+        if not self.closing:
+            self._hold((request_id, status, result), size)
 
     def stream_ended(self, request_id: int) -> None:
         self._streams.pop(request_id, None)  # it may be gone with the connection
+        if request_id in self._direct:
+            self._count_direct(*self._direct.pop(request_id))
 
     # Inside.
 
+    def _tell_room(self) -> None:
+        functions, self._when_room = self._when_room, []
+        for function in functions:
+            function()
+
+    def _hold(self, reply: Message, size: int) -> None:
+        self.held += 1
+        self._held_bytes += size
+        self.service.held.append((self, reply, size))
+
     def _abandon(self) -> None:
         """Nothing more is carried out, nor streamed."""
-        for stream in self._streams.values():
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
             stream.abandon()
-        self._streams.clear()
+        for counted in self._direct.values():
+            self._count_direct(*counted)
+        self._direct.clear()
         self._decoder.clear()
         self._count_input()
 
@@ -286,10 +327,11 @@ class ConnectionHandler:
 
     def _encode(self) -> None:
         if self._replies:
-            frame = self._encoder.encode(self._replies)
+            parts = self._encoder.encode_parts(self._replies)
             self._replies = []
-            self.output.append(frame)
-            self._output_bytes += len(frame)
+            self._unencoded_bytes = 0
+            self.output += parts
+            self._output_bytes += sum(map(len, parts))
 
     def _carry_out_one(self, message: Message, begun: float) -> list[Message] | None:
         """The reply to a frame's only request. None if it is not one that answers at once: nothing was done."""
@@ -396,10 +438,13 @@ class ConnectionHandler:
                 raise _id_in_use(request_id)
             elif handler is None:
                 raise UnknownRequest(f"a {self.service.kind} node has no request {brief(code)}")
-            elif handler.mode != "stream" and (handler.mode == "batch" or handler.held):
+            elif handler.mode == "batch" or (handler.mode == "at once" and handler.held):
                 self._carry_out_batch(request_id, handler, arguments)
             elif handler.mode == "stream":
-                self._start_stream(request_id, handler, arguments)
+                self._check_streams()
+                self._streams[request_id] = self.service.start_stream(self, handler, request_id, arguments)
+            elif handler.mode == "direct":
+                self._carry_out_direct(request_id, handler, arguments)
             else:  # at once: not found because of the number of its arguments
                 handler.request.check(arguments, self.service.limits)
         except ProtocolError:
@@ -418,18 +463,32 @@ class ConnectionHandler:
         finally:
             handler.statistics.record(1, perf_counter() - begun)
         if handler.held:
-            self.held += 1
-            self.service.held.append((self, (request_id, DONE, result)))
+            self._hold((request_id, DONE, result), _large_bytes(result))
         else:
             self._append(request_id, DONE, result)
 
-    def _start_stream(self, request_id: int, handler: RequestHandler, arguments: list[Any]) -> None:
+    def _carry_out_direct(self, request_id: int, handler: RequestHandler, arguments: list[Any]) -> None:
+        begun = perf_counter()
+        self._check_streams()
+        handler.request.check(arguments, self.service.limits)
+        running = handler.function(self, request_id, *arguments)
+        if running is None:
+            handler.statistics.record(1, perf_counter() - begun)
+        else:
+            handler.statistics.in_flight += 1
+            self._streams[request_id] = running
+            self._direct[request_id] = handler.statistics, begun
+
+    def _count_direct(self, statistics: RequestStatistics, begun: float) -> None:
+        statistics.in_flight -= 1
+        statistics.record(1, perf_counter() - begun)
+
+    def _check_streams(self) -> None:
         if len(self._streams) >= self.service.limits.streams:
             most = self.service.limits.streams
             raise TooManyRequests(
                 f"{most} streams are running on this connection, the most there may be", {"limit": most}
             )
-        self._streams[request_id] = self.service.start_stream(self, handler, request_id, arguments)
 
     def _control(self, request_id: int, code: int, arguments: list[Any]) -> None:
         control = protocol.STOP if code == protocol.STOP.code else protocol.GRANT_CREDIT
@@ -444,6 +503,13 @@ class ConnectionHandler:
             stream.stop()
         else:
             stream.grant(arguments[0])
+
+
+def _large_bytes(result: object) -> int:
+    """What a result takes, as far as it is bytes."""
+    if type(result) is bytes:
+        return len(result)
+    return sum(len(part) for part in result if type(part) is bytes) if type(result) is tuple else 0
 
 
 def _malformed(message: Message) -> ProtocolError:

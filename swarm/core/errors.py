@@ -192,6 +192,13 @@ def no_node_responsible() -> NodeUnreachable:
     return NodeUnreachable("no node is responsible for the key: the nodes' hash ranges have a gap")
 
 
+def not_connected(why: Exception | None) -> NodeUnreachable:
+    """For a request that goes to another node rather than wait for this one."""
+    error = NodeUnreachable(f"it is not connected{f' ({why})' if why else ''}; nothing was sent")
+    error.__cause__ = why
+    return error
+
+
 def checked_timeout(seconds: object) -> float:
     """A timeout as a program gives it. BadArgument unless it is a number above 0, and not beyond what poll(2) takes."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= TIMEOUT_S_MAX:

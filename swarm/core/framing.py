@@ -21,7 +21,7 @@ from msgpack import unpackb
 
 from swarm.core import limits
 from swarm.core.errors import ProtocolError
-from swarm.core.limits import COMPRESS_BYTES_MIN, FRAME_BYTES_PLAIN
+from swarm.core.limits import APART_BYTES_MIN, COMPRESS_BYTES_MIN, FRAME_BYTES_PLAIN
 
 HEADER_BYTES = 4
 PACKER_BYTES = 1024  # to begin with; msgpack would take 1 MiB for each connection
@@ -29,6 +29,8 @@ _HEADER = struct.Struct(">I")
 read_header = _HEADER.unpack_from
 pack_header = _HEADER.pack
 _COMPRESSED = 1 << 31
+_EMPTY_BIN = b"\xc4\x00"  # as msgpack encodes it
+_BIN_32 = b"\xc6"  # before the length, as four bytes, of a bin of 64 KiB or more
 
 
 def is_frame(buffer: memoryview, size: int) -> bool:
@@ -159,6 +161,22 @@ class FrameDecoder:
         return decode_body(raw, self._counted)
 
 
+def _cut(value: Any) -> tuple[Any, bytes]:
+    """A value with an empty bin in the place of the bin that is its end, and that one."""
+    if type(value) is bytes:
+        return b"", value
+    inner, end = _cut(value[-1])
+    return [*value[:-1], inner], end
+
+
+def ends_large(messages: Any) -> bool:
+    """Whether the last thing in them is a bin that is better not copied."""
+    last = messages
+    while type(last) in (list, tuple) and last:
+        last = last[-1]
+    return type(last) is bytes and len(last) >= APART_BYTES_MIN
+
+
 def _new_packer() -> msgpack.Packer:
     return msgpack.Packer(buf_size=PACKER_BYTES)
 
@@ -186,3 +204,12 @@ class FrameEncoder:
             if len(compressed) + 4 < size:
                 return b"".join((pack_header(len(compressed) + 4 | _COMPRESSED), pack_header(size), compressed))
         return pack_header(size) + body
+
+    def encode_parts(self, messages: list[Message]) -> list[bytes]:
+        """The same frame, in one piece, or in two where what it ends with is large and need not be copied."""
+        if self.compression or not ends_large(messages):
+            return [self.encode(messages)]
+        cut, end = _cut(messages)
+        head: bytes = self._packer.pack(cut)
+        head = head[: -len(_EMPTY_BIN)] + _BIN_32 + pack_header(len(end))
+        return [pack_header(len(head) + len(end)) + head, end]

@@ -12,6 +12,7 @@ FRAME_BYTES_MAX = 33 * MIB  # an update of the largest value carries it twice, o
 HELLO_BYTES_MAX = 4 * KIB  # before its hello a peer is a stranger: it gets next to no memory
 FRAME_BYTES_PLAIN = 1 * MIB  # above it a body is decoded with its arrays counted, see framing
 FRAME_ARRAYS_LARGE = 16  # arrays in such a body: one request has four, so few bytes cannot become many objects
+APART_BYTES_MIN = 64 * KIB  # what ends a frame and is as long is sent from where it lies: msgpack's longest bin header
 COMPRESS_BYTES_MIN = 1 * KIB  # below it compression costs more than it saves
 
 # What a request may carry.
@@ -59,7 +60,9 @@ PUSH_CHANNELS_MAX = 64  # of one push: each costs as much as a push of its own
 POP_BYTES_MAX = 1 * MIB  # a pop many stops after the record that passes it
 POP_WAIT_MS_MAX = 3_600_000  # a client that wants to wait longer asks again
 CONSUMERS_MAX = 1024  # per node, as for listeners
-ACKNOWLEDGED_NUMBERS_MAX = 8192  # in one acknowledge, two for each range of records
+SUBSCRIBERS_MAX = 64  # per channel: each push is stored once for each
+UNACKNOWLEDGED_RANGES_MAX = 4096  # of one consumer, where they do not follow each other: some 500 KiB
+ACKNOWLEDGED_NUMBERS_MAX = 1024  # in one acknowledge, two for each range of records: some 3 ms of a node's time
 
 # A batch in parts (put many with reserve).
 RESERVED_SHARE = 1 / 2  # of memory_limit that is kept aside at most, for all batches together
@@ -68,6 +71,7 @@ RESERVE_TIMEOUT_S = 60.0  # what is kept aside and not used for so long, twice a
 # A client.
 CLIENT_REQUESTS_MAX = 65536  # waiting for their answers, per connection
 CLIENT_PARTS_BYTES = 2 * MIB  # parts of one batch on their way to a node at the same time
+CLIENT_CONNECT_S = 0.25  # blocking: for a node that is not connected where others are; it is tried again later
 CLIENT_STREAM_CREDIT = 4  # batches in flight that keep a stream busy
 TIMEOUT_S_MAX = 1e6  # of a request, 11 days: poll(2) counts milliseconds in 31 bits
 CLIENT_SILENCE_S = 15.0  # nothing comes for so long, though a request's time was over: the connection is made anew

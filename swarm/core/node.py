@@ -232,8 +232,8 @@ class Node:
             self._logs.stats(parts)
 
 
-def _channel_counts(channels: Iterable[tuple[str, StorageEngine]]) -> dict[str, dict[str, int]]:
-    return {name: {"records": engine.records, "bytes": engine.record_bytes} for name, engine in channels}
+def _channel_counts(channels: Iterable[tuple[str, StorageEngine]]) -> dict[str, dict[str, Any]]:
+    return {name: engine.figures() for name, engine in channels}
 
 
 class StoppedEarly(BaseException):
@@ -314,10 +314,14 @@ def lock_directory(path: Path, what: str = "data directory") -> IO[str]:
     return file
 
 
-def prepare_process() -> None:
-    """What a process does that is a node and nothing else."""
+def raise_open_files() -> None:
+    """As many as the system allows: connections are open files, and so are queues; 1024 is a usual soft limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection is an open file; 1024 is a usual soft limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def prepare_process() -> None:
+    """What a process does that is a node and nothing else, when it has loaded what it holds."""
     gc.set_threshold(50_000, 20, 50)  # a frame may decode into many objects, and hardly any object is part of a cycle
     gc.freeze()  # what is here now is here for good: no collection needs to look at it
 

@@ -1,23 +1,30 @@
 """What a node answers: a handler for each request, and the streams among them.
 
-A handler is one of three:
+A handler is one of four:
 
     at once   def get(channel, key) -> result            single records; microseconds
     batch     def put_many(connection, …) -> result      bounded, but the clock is looked at after each
     stream    def get_all(channel, …) -> iterator        of batches; drawn by a trio task as the client grants credit.
                                                          In place of a batch it may give a Signal: it has none until
                                                          that is set. If it has close(), that is called at the end.
+    direct    def consume(connection, id, …)             answers by connection.send_reply: all at once, and returns
+                  -> None or Running                     None; or later and perhaps often, without a task of its own.
+                                                         What it then returns is told credit, stop and the connection's
+                                                         end, until connection.stream_ended(id).
 
-Handlers at once and batches run inside the listener's pass and never await. The batches of a stream are made one
-at a time between passes: whichever streams run, a client with one request waits for one batch at most.
+Handlers at once, batches and direct ones run inside the listener's pass and never await. The batches of a stream are
+made one at a time between passes: whichever streams run, a client with one request waits for one batch at most.
 
 Handlers at once may have a second form, together, for several requests of the same kind that came in one frame: it
 takes a tuple for each argument and gives their results, or None if they are to be carried out one by one after all,
 because something about them is unusual; then it has changed nothing. So small requests get near the speed of batches.
 
-Answers leave when the pass is committed. A service that holds the answers to writes (holds_writes) lets commit only
-begin to make them durable: these answers are put aside, whoever makes the changes durable takes them (take_held), and
-gives them back when it is done (release_held). Reads are answered meanwhile, on the same connection too.
+Answers leave when the pass is committed, those too which the pass has caused on other connections. What changes
+between passes, and is to be committed, asks for it (commit_soon).
+
+A service that holds the answers to writes (holds_writes) lets commit only begin to make them durable: these answers are
+put aside, whoever makes the changes durable takes them (take_held), and gives them back when it is done (release_held).
+Reads are answered meanwhile, on the same connection too.
 """
 
 from collections import deque
@@ -38,7 +45,7 @@ from swarm.core.stats import RequestStatistics
 @dataclass(frozen=True)
 class RequestHandler:
     request: Request
-    mode: Literal["at once", "batch", "stream"]
+    mode: Literal["at once", "batch", "stream", "direct"]
     function: Callable[..., Any]
     statistics: RequestStatistics
     histogram: list[int]
@@ -51,10 +58,30 @@ class RequestHandler:
 class HoldingConnection(Protocol):
     """What held answers need of the connection that they belong to."""
 
-    def release(self, replies: list[Message]) -> None: ...
+    def release(self, replies: list[Message], size: int) -> None: ...
 
 
-HeldReply = tuple[HoldingConnection, Message]
+HeldReply = tuple[HoldingConnection, Message, int]
+"""Whose it is, the reply, and the bytes that it counts as output."""
+
+
+class Running(Protocol):
+    """A request that has begun and not ended, as its connection sees it."""
+
+    def grant(self, batches: int) -> None:
+        """The client takes so many batches more."""
+
+    def stop(self) -> None:
+        """The client wants no more; it is still told that the request has ended."""
+
+    def abandon(self) -> None:
+        """The connection is gone; nobody is there to be told."""
+
+
+class FlushedConnection(Protocol):
+    """A connection that has output which no request of its own has caused."""
+
+    def flush(self) -> None: ...
 
 
 class StreamConnection(Protocol):
@@ -134,26 +161,63 @@ class Service:
         self.unfinished_bytes = 0
         """What all connections hold of frames that have not come completely, or were not carried out."""
         self.unfinished_bytes_max = 2 * limits.FRAME_BYTES_MAX
-        self.background: list[Callable[[], Awaitable[None]]] = []
+        self.background: list[Callable[[], Awaitable[None]]] = [self._commit_between_passes]
         """What this kind of node does besides answering, while it runs."""
+        self.in_pass = False
+        """Requests are being carried out, and what they change is not committed yet."""
+        self._to_flush: dict[FlushedConnection, None] = {}
+        self._commit_wanted = trio.Event()
 
     def handle(
         self,
         request: Request,
         function: Callable[..., Any],
-        mode: Literal["at once", "batch"] = "at once",
+        mode: Literal["at once", "batch", "direct"] = "at once",
         together: Callable[..., Iterable[Any] | None] | None = None,
     ) -> None:
-        """Adds the handler of a request; one that streams is known by its definition."""
+        """Adds the handler of a request; one that streams, unless direct, is known by its definition."""
         assert request.code not in self.handlers, f"{request.name} is handled twice"
         statistics = RequestStatistics(request.name)
         held = self.holds_writes and request.access != "read"
+        of_task = request.streams and mode != "direct"
         handler = RequestHandler(
-            request, "stream" if request.streams else mode, function, statistics, statistics.histogram, held, together
+            request, "stream" if of_task else mode, function, statistics, statistics.histogram, held, together
         )
         self.handlers[request.code] = handler
         if handler.mode == "at once" and not held:
             self.at_once[request.code, 2 + len(request.parameters)] = handler
+
+    def flush(self, connection: FlushedConnection) -> None:
+        """The connection has output: it is sent at once, in a pass after its commit (flush_others)."""
+        if self.in_pass:
+            self._to_flush[connection] = None
+        else:
+            connection.flush()
+
+    def end_pass(self) -> None:
+        """Commits what has changed. The driver has set in_pass before; answers may leave now."""
+        self.commit()
+        self.in_pass = False
+
+    def flush_others(self) -> None:
+        """After a pass, when those have their answers whose requests were carried out in it: sends all other output
+        that it has caused."""
+        if self._to_flush:
+            connections, self._to_flush = self._to_flush, {}
+            for connection in connections:
+                connection.flush()
+
+    def commit_soon(self) -> None:
+        """Something has changed between passes, or there is more to do in a commit than was done in the last."""
+        self._commit_wanted.set()
+
+    async def _commit_between_passes(self) -> None:
+        while True:
+            await self._commit_wanted.wait()
+            self._commit_wanted = trio.Event()
+            self.in_pass = True
+            self.end_pass()
+            self.flush_others()
 
     def hello(self, client: ClientHello) -> NodeHello:
         compression = LZ4 if LZ4 in client.compression else None
@@ -178,11 +242,13 @@ class Service:
     def release_held(self, taken: list[HeldReply]) -> None:
         """What they acknowledge is durable: they leave."""
         self._taken -= len(taken)
-        replies: dict[HoldingConnection, list[Message]] = {}
-        for connection, reply in taken:
-            replies.setdefault(connection, []).append(reply)
-        for connection, of_connection in replies.items():
-            connection.release(of_connection)
+        of_connection: dict[HoldingConnection, tuple[list[Message], list[int]]] = {}
+        for connection, reply, size in taken:
+            replies, sizes = of_connection.setdefault(connection, ([], []))
+            replies.append(reply)
+            sizes.append(size)
+        for connection, (replies, sizes) in of_connection.items():
+            connection.release(replies, sum(sizes))
 
     @property
     def holding(self) -> bool:
@@ -191,8 +257,9 @@ class Service:
 
     @property
     def tasks_waiting(self) -> bool:
-        """Whether other tasks than the listener have something to do now: streams, or to release what is held."""
-        return bool(self.streams_busy or self.held or self._taken)
+        """Whether other tasks than the listener have something to do now: streams, to release what is held, or to
+        commit."""
+        return bool(self.streams_busy or self.held or self._taken or self._commit_wanted.is_set())
 
     def in_steps(self, steps: Iterator[None]) -> None:
         """Begins something now, and goes on with it between passes, if there are passes."""

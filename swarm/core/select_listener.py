@@ -4,7 +4,7 @@
     turn:  while sockets become ready, and its time is not over:
                pass:  read each ready socket once, carry out its requests, collect the answers
                       commit once
-                      send the answers
+                      send the answers, then what the pass has caused on other connections
 
 Why not one trio task a connection: waking a task for each socket costs more than the request that it brings
 (docs/decisions/0002-one-epoll-set.md). Inside a pass there is no await; what ends it is its time, and each connection
@@ -205,6 +205,7 @@ class SelectListener:
         connections = self._connections
         buffer, view = self._receive_buffer, self._receive_view
         received = 0
+        self._service.in_pass = True
         for number, (fd, event) in enumerate(events):
             try:
                 connection = connections[fd]
@@ -242,7 +243,7 @@ class SelectListener:
         self._service.bytes_in += received
         if self._busy:
             self._go_on(changed, now, max(deadline, now + limits.PASS_SECONDS_MAX / 4))
-        self._service.commit()
+        self._service.end_pass()
         for connection, answer in answers:
             try:
                 size = connection.send(answer)
@@ -255,6 +256,7 @@ class SelectListener:
         for connection in changed:
             if connections.get(connection.fd) is connection:  # it may have been dropped, and its number given away
                 self._flush(connection)
+        self._service.flush_others()
 
     def _go_on(self, changed: list[_Connection], now: float, deadline: float) -> None:
         """Carries out requests that earlier passes have left. They come last: who asks for little does not wait for
@@ -276,7 +278,7 @@ class SelectListener:
             connection.handler.end_of_input()
 
     def _flush_between_turns(self, connection: _Connection) -> None:
-        """A task has made output."""
+        """Output was made by a task, or by a request of another connection."""
         self._flush(connection)
         if connection in self._busy and connection.events != EPOLLOUT:  # it can go on: the next turn shall come soon
             self._epoll.modify(connection.fd, EPOLLOUT)

@@ -6,7 +6,7 @@ nothing.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from swarm.core import protocol
 from swarm.core.errors import ChannelRemoved, OutOfMemory, TooManyChannels
@@ -24,6 +24,9 @@ class StorageEngine(Protocol):
     @property
     def record_bytes(self) -> int:
         """Bytes of keys and values, without what it takes to hold them."""
+
+    def figures(self) -> dict[str, Any]:
+        """What statistics tell of it: numbers, or maps of such. Names are without spaces and colons."""
 
     def remove(self) -> Iterator[None]:
         """The channel is removed: gives up everything, in short steps; whoever still reads it is told."""
@@ -57,9 +60,9 @@ Engine = TypeVar("Engine", bound=StorageEngine)
 
 class StorageChannels(Generic[Engine]):
     def __init__(
-        self, create: Callable[[], Engine], channels_max: int, before_removal: Callable[[str], None] = lambda _: None
+        self, create: Callable[[str], Engine], channels_max: int, before_removal: Callable[[str], None] = lambda _: None
     ) -> None:
-        """create: makes the engine of a new channel. channels_max: most channels there may be.
+        """create: makes the engine of a new channel, whose name it is given. channels_max: most channels there may be.
         before_removal: called with the name of a channel that is going to be removed; an error that it raises is the
         answer, and the channel stays."""
         self._create = create
@@ -89,7 +92,7 @@ class StorageChannels(Generic[Engine]):
                 {"limit": self._channels_max},
             )
         assert name not in self._channels
-        engine = self._create()
+        engine = self._create(name)
         yield engine
         self._channels[name] = engine
 
@@ -97,12 +100,21 @@ class StorageChannels(Generic[Engine]):
         """The engine of a channel while a node starts: made where there is none, however many there are."""
         engine = self._channels.get(name)
         if engine is None:
-            engine = self._channels[name] = self._create()
+            engine = self._channels[name] = self._create(name)
         return engine
 
     def pop(self, name: str) -> Iterator[None]:
         """Removes a channel that exists; the steps in which its engine gives up what it holds, to be drawn."""
         return self._channels.pop(name).remove()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._channels
+
+    def remove(self, name: str, in_steps: Callable[[Iterator[None]], None]) -> None:
+        """Removes a channel that exists. in_steps: draws the steps."""
+        self._before_removal(name)
+        in_steps(self.pop(name))
+        self.on_remove(name)
 
     def add_handlers(self, service: Service) -> None:
         """Handles the requests about channels that every kind of node answers."""
@@ -125,9 +137,7 @@ class StorageChannels(Generic[Engine]):
         check_channel(name)
         if name not in self._channels:
             return False
-        self._before_removal(str(name))
-        service.in_steps(self.pop(str(name)))
-        self.on_remove(str(name))
+        self.remove(str(name), service.in_steps)
         return True
 
 

@@ -50,18 +50,21 @@ async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
             else:
                 service.bytes_in += len(data)
                 now = perf_counter()
+                service.in_pass = True
                 handler.receive(memoryview(data), now, now + limits.PASS_SECONDS_MAX)
             await finish()
 
     async def finish() -> None:
         while True:
-            service.commit()
+            service.end_pass()
             output.set()
+            service.flush_others()
             if not handler.pending:
                 return
             await trio.lowlevel.checkpoint()
             await handler.room_for_output()
             now = perf_counter()
+            service.in_pass = True
             handler.work(now, now + limits.PASS_SECONDS_MAX)
 
     handler = ConnectionHandler(service, flush_soon)

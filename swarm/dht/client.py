@@ -14,7 +14,6 @@ from swarm.core.errors import ConnectionLost, SwarmError
 from swarm.core.limits import CLIENT_STREAM_CREDIT
 from swarm.core.nodes_file import node_addresses
 from swarm.core.protocol import Request
-from swarm.core.session import NodeHello
 from swarm.core.transports import connect_socket
 from swarm.dht.events import Listening
 from swarm.dht.hash_range import HashRange
@@ -62,10 +61,7 @@ class DhtClient(AsyncClient):
         """
         addresses = node_addresses(nodes, nodes_file)
         self._ring = Ring([str(address) for address in addresses])
-        super().__init__(addresses, timeout=timeout, compression=compression, connect=connect)
-
-    def _learn(self, number: int, hello: NodeHello) -> None:
-        self._ring.learn(number, hello)
+        super().__init__(addresses, self._ring, timeout=timeout, compression=compression, connect=connect)
 
     @property
     def ring_problems(self) -> list[RingProblem]:
@@ -171,33 +167,9 @@ class DhtClient(AsyncClient):
         """
         return Mirror(self, Listening(self._ring, channel, key_prefix, refresh=True))
 
-    async def channels(self) -> list[str]:
-        """The names of all channels, sorted."""
-        return await self._run(operations.channels(self._ring))
-
-    async def channel_size(self, channel: str) -> tuple[int, int]:
-        """Records, and bytes of their keys and values; (0, 0) for a channel that does not exist."""
-        return await self._run(operations.channel_size(self._ring, channel))
-
-    async def size(self) -> tuple[int, int]:
-        """Records, and bytes of their keys and values, of all channels on all nodes."""
-        return await self._run(operations.size(self._ring))
-
-    async def remove_channel(self, channel: str) -> bool:
-        """Removes a channel and all its records on every node; whether any had it. Who is reading it is told."""
-        return await self._run(operations.remove_channel(self._ring, channel))
-
-    async def node_statistics(self) -> dict[str, dict[str, Any]]:
-        """What each node counts, by its address; the same values as in its stats.log."""
-        return await self._run(operations.node_statistics(self._ring))
-
     async def hash_ranges(self) -> dict[str, HashRange]:
         """Which hashes each node is responsible for, by its address."""
         return await self._run(operations.hash_ranges(self._ring))
-
-    async def ping(self) -> None:
-        """Returns when every node has answered."""
-        await self._run(operations.ping(self._ring))
 
 
 class Records(Generic[Record]):

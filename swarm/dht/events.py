@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import swarm.dht.protocol as protocol
 from swarm.core.client_session import BROKE, Call, Steps
 from swarm.core.limits import CLIENT_STREAM_CREDIT
+from swarm.core.operations import all_nodes, check_channel
 from swarm.dht.hash_range import HashRange, hash_key
-from swarm.dht.operations import Key, all_nodes, check_channel, encode_prefix
+from swarm.dht.operations import Key, encode_prefix
 from swarm.dht.ring import Ring
 
 EventKind = Literal["put", "removed", "channel removed", "lost", "refresh begins", "refreshed"]

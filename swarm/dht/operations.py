@@ -1,22 +1,17 @@
-"""What each method of a dht client does, once for all of them. No I/O.
-
-An operation is a generator. It yields what it wants done (a Call, a list of Calls to carry out side by side, or
-WAIT_FOR_NODES), is sent the results, and returns its own. The asynchronous and the blocking client differ only in
-how they carry out these steps.
-"""
+"""What each method of a dht client does, once for all of them, as operations (swarm.core.operations). No I/O."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import accumulate
 from operator import add
 from typing import Any, TypeVar
 
 import swarm.dht.protocol as protocol
-from swarm.core import protocol as core
 from swarm.core.client_session import WAIT_FOR_NODES, Call, Steps
 from swarm.core.errors import BadArgument, BadKey, Conflict, SwarmError
 from swarm.core.limits import RECORD_OVERHEAD_BYTES
+from swarm.core.operations import all_nodes, ask_all, check_channel, raise_first
 from swarm.core.protocol import Limits, Request
 from swarm.dht.hash_range import HashRange, hash_key
 from swarm.dht.ring import Ring
@@ -27,8 +22,6 @@ Pairs = Mapping[Key, bytes] | Iterable[tuple[Key, bytes]]
 
 GET_PART_RECORDS = 2048  # parts of a large get many: small enough that node and client work at the same time
 PUT_PART_RECORDS = 1024  # parts of a large put many: small enough that the node's other clients hardly notice
-
-check_channel = lru_cache(maxsize=1024)(core.check_channel)
 
 
 def encode_key(key: Key, node_limits: Limits) -> bytes:
@@ -48,12 +41,6 @@ def _utf8(key: str) -> bytes:
         return key.encode()
     except UnicodeEncodeError as error:
         raise BadKey(f"a key that is text has no UTF-8: {error}") from error
-
-
-def all_nodes(ring: Ring) -> Steps[list[int]]:
-    while not ring.complete:
-        yield WAIT_FOR_NODES
-    return list(ring.in_order())
 
 
 def put(ring: Ring, channel: str, key: Key, value: bytes) -> Steps[None]:
@@ -171,7 +158,7 @@ def put_many(ring: Ring, channel: str, records: Pairs) -> Steps[None]:
     refused = {call.node for call, result in zip(first, results, strict=True) if isinstance(result, SwarmError)}
     rest = [call for call in rest if call.node not in refused]
     results += (yield rest) if rest else []
-    _raise_first(results)
+    raise_first(results)
 
 
 def _mapping(pairs: list[tuple[Key, bytes]], node_limits: Limits) -> dict[Key, bytes]:
@@ -226,7 +213,7 @@ def get_many(ring: Ring, channel: str, keys: Iterable[Key]) -> Steps[dict[Key, b
             for node, names, part_keys in parts
         ]
         answered = (yield calls) if len(calls) > 1 else [(yield calls[0])]
-        _raise_first(answered)
+        raise_first(answered)
         missing = [  # the node ends an answer that becomes too large
             (node, names[count:], part_keys[count:])
             for (node, names, part_keys), count in zip(parts, answered, strict=True)
@@ -249,50 +236,20 @@ def _get_parts(
         yield node, names[start:stop], keys[start:stop]
 
 
-def channels(ring: Ring) -> Steps[list[str]]:
-    answers = yield from _ask_all(ring, core.CHANNELS)
-    return sorted(set().union(*answers))
-
-
-def channel_size(ring: Ring, channel: str) -> Steps[tuple[int, int]]:
-    check_channel(channel)
-    answers = yield from _ask_all(ring, core.CHANNEL_SIZE, channel)
-    return sum(records for records, _ in answers), sum(size for _, size in answers)
-
-
-def size(ring: Ring) -> Steps[tuple[int, int]]:
-    answers = yield from _ask_all(ring, core.SIZE)
-    return sum(records for _, records, _ in answers), sum(size for _, _, size in answers)
-
-
-def remove_channel(ring: Ring, channel: str) -> Steps[bool]:
-    check_channel(channel)
-    return any((yield from _ask_all(ring, core.REMOVE_CHANNEL, channel)))
-
-
-def node_statistics(ring: Ring) -> Steps[dict[str, dict[str, Any]]]:
-    answers = yield from _ask_all(ring, core.STATS)
-    return {ring.nodes[node]: answer for node, answer in zip(ring.in_order(), answers, strict=True)}
-
-
 def hash_ranges(ring: Ring) -> Steps[dict[str, HashRange]]:
-    answers = yield from _ask_all(ring, protocol.HASH_RANGE)
+    answers = yield from ask_all(ring, protocol.HASH_RANGE)
     return {ring.nodes[node]: HashRange(*answer) for node, answer in zip(ring.in_order(), answers, strict=True)}
-
-
-def ping(ring: Ring) -> Steps[None]:
-    yield from _ask_all(ring, core.PING)
 
 
 def begin_dump(ring: Ring) -> Steps[tuple[int, str]]:
     """Of the one node that a dhtdump dumps: the segment that its journal has begun, and the node's identity."""
-    segment, identity = (yield from _ask_all(ring, protocol.BEGIN_DUMP))[0]
+    segment, identity = (yield from ask_all(ring, protocol.BEGIN_DUMP))[0]
     return segment, identity
 
 
 def end_dump(ring: Ring, segment: int) -> Steps[bool]:
     """Of the one node that a dhtdump dumps: whether it has trimmed its journal."""
-    return (yield from _ask_all(ring, protocol.END_DUMP, segment))[0]  # type: ignore[no-any-return]
+    return (yield from ask_all(ring, protocol.END_DUMP, segment))[0]  # type: ignore[no-any-return]
 
 
 class Walk:
@@ -327,20 +284,6 @@ class Walk:
         assert self._nodes
         del self._nodes[0]
         self._cursor = b""
-
-
-def _ask_all(ring: Ring, request: Request, *arguments: Any) -> Steps[list[Any]]:
-    nodes = yield from all_nodes(ring)
-    answers = yield [Call(node, request, arguments) for node in nodes]
-    _raise_first(answers)
-    return answers  # type: ignore[no-any-return]
-
-
-def _raise_first(results: list[Any]) -> None:
-    """Results of Calls side by side: raises the first error among them."""
-    for result in results:
-        if isinstance(result, SwarmError):
-            raise result
 
 
 def _check_lengths(keys: list[bytes], node_limits: Limits) -> None:

@@ -5,6 +5,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from swarm.core.errors import ProtocolError
+from swarm.core.known_nodes import KnownNodes
 from swarm.core.protocol import DEFAULT_LIMITS, Limits
 from swarm.core.session import NodeHello
 from swarm.dht.hash_range import HASH_MAX, HashRange, hash_key
@@ -32,41 +33,24 @@ def _range_of(hello: NodeHello) -> HashRange:
     raise ProtocolError("in the node's hello hash_range is not an array of the lowest and the highest hash")
 
 
-class Ring:
+class Ring(KnownNodes):
     def __init__(self, nodes: list[str]) -> None:
-        """nodes: their addresses, for what is told to people."""
-        self.nodes = nodes
+        super().__init__(nodes)
         self.ranges: dict[int, HashRange] = {}
         """By the node's number; those that were reached."""
-        self.limits: Limits = DEFAULT_LIMITS
-        """The narrowest of all nodes."""
         self.part_bytes = _part_bytes(DEFAULT_LIMITS)
         """Of keys and values, that one request of a batch has at most, if it has more than one record."""
         self.only: int | None = None
         """The node that is responsible for everything, if one is: then no key needs to be hashed."""
-        self._limits: dict[int, Limits] = {}
         self._starts: list[int] = []
         self._order: list[int] = []
-
-    @property
-    def complete(self) -> bool:
-        """Whether every node was reached."""
-        return len(self.ranges) == len(self.nodes)
 
     def learn(self, number: int, hello: NodeHello) -> None:
         known = self.ranges.get(number)
         self.ranges[number] = _range_of(hello)
         if known not in (None, self.ranges[number]):
             log.warning("%s: its hash range has changed from %s to %s", self.nodes[number], known, self.ranges[number])
-        self._limits[number] = hello.limits
-        told = self._limits.values()
-        self.limits = Limits(
-            min(each.value_bytes for each in told),
-            min(each.key_bytes for each in told),
-            min(each.batch_bytes for each in told),
-            min(each.batch_records for each in told),
-            min(each.streams for each in told),
-        )
+        super().learn(number, hello)
         self.part_bytes = _part_bytes(self.limits)
         self._order = sorted(self.ranges, key=lambda each: (self.ranges[each], each))
         self._starts = [self.ranges[each].lowest for each in self._order]

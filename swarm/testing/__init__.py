@@ -10,20 +10,26 @@
         node.kill()
         node.start()
 
-Nodes of the first two hold nothing when they start, write nothing to disk and are gone at the end. A DhtProcess has a
-data directory with logs and journal: started again, it holds what it has acknowledged.
+running_queue, queue_in_memory and QueueProcess are the same for the queue. Nodes of the first two kinds hold nothing
+when they start, and are gone at the end with what they have held; a queue's is on disk meanwhile. A process has a
+data directory with logs, and journal or queues: started again, it holds what it has acknowledged.
 """
 
-from swarm.testing.dht import MemoryDht, RunningDht, dht_in_memory, running_dht
+from swarm.testing.dht import dht_in_memory, running_dht
 from swarm.testing.memory import MemoryTransport, connect_in_memory
-from swarm.testing.process import DhtProcess
+from swarm.testing.nodes import MemoryNodes, RunningNodes
+from swarm.testing.process import DhtProcess, QueueProcess
+from swarm.testing.queue import queue_in_memory, running_queue
 
 __all__ = [
     "DhtProcess",
-    "MemoryDht",
+    "MemoryNodes",
     "MemoryTransport",
-    "RunningDht",
+    "QueueProcess",
+    "RunningNodes",
     "connect_in_memory",
     "dht_in_memory",
+    "queue_in_memory",
     "running_dht",
+    "running_queue",
 ]

@@ -1,18 +1,19 @@
-"""A dht node in a process of its own."""
+"""A node in a process of its own."""
 
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from nodes.dht.config import DhtConfig
+from nodes.queue.config import QueueConfig
 from swarm.core.config import Address, parse_address
 from swarm.core.node import LogsSection
 
@@ -20,25 +21,17 @@ EXIT_S = 30.0
 _SERVES = re.compile(r"serves on (\S+),")
 
 
-class DhtProcess:
-    """A dht node as `python -m nodes.dht` runs it, for tests that kill, pause and restart it.
+class NodeProcess:
+    """A node of some kind; use DhtProcess or QueueProcess."""
 
-        with DhtProcess(tmp_path) as node:
-            DhtClient([node.address])
-
-    Restarted it has the same address, and holds all that it has acknowledged (unless config turns the journal off).
-    """
-
-    def __init__(self, directory: Path, config: DhtConfig | None = None) -> None:
-        """directory: for its configuration, data and logs, made where needed.
-        config: all that is to be other than the defaults; address, data directory and logs in it are not used.
-        """
+    def __init__(self, module: str, directory: Path, config: Any) -> None:
         self.address = "127.0.0.1:0"
         """Known once it was started."""
         self.output: list[str] = []
         """What it has written to its console."""
+        self._module = module
         self._directory = directory
-        self._config = config or DhtConfig()
+        self._config = config
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
 
@@ -54,12 +47,12 @@ class DhtProcess:
             self.stop()
 
     def start(self, *options: str) -> None:
-        """Starts it, with these options of dhtnode besides its own, and returns when it serves. RuntimeError, with its
-        output, if it does not come up."""
+        """Starts it, with these options of its command besides its own, and returns when it serves. RuntimeError,
+        with its output, if it does not come up."""
         assert self._process is None, "it is running already"
         ini = self._write_configuration()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "nodes.dht", "--config", str(ini), *options],
+            [sys.executable, "-m", self._module, "--config", str(ini), *options],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -127,14 +120,50 @@ class DhtProcess:
         address: Address = parse_address(self.address)
         config = replace(self._config, node=replace(self._config.node, address=address, data=data), logs=LogsSection())
         self._directory.mkdir(exist_ok=True)
-        path = self._directory / "dht.ini"
+        path = self._directory / "node.ini"
         with path.open("w", encoding="utf-8") as file:
             for section in fields(config):
-                _write_section(file, section.name, getattr(config, section.name))
+                value = getattr(config, section.name)
+                if isinstance(value, Mapping):
+                    for name, each in value.items():
+                        _write_section(file, f"{section.name} {name}", each)
+                else:
+                    _write_section(file, section.name, value)
         return path
+
+
+class DhtProcess(NodeProcess):
+    """A dht node as `python -m nodes.dht` runs it, for tests that kill, pause and restart it.
+
+        with DhtProcess(tmp_path) as node:
+            DhtClient([node.address])
+
+    Restarted it has the same address, and holds all that it has acknowledged (unless config turns the journal off).
+    """
+
+    def __init__(self, directory: Path, config: DhtConfig | None = None) -> None:
+        """directory: for its configuration, data and logs, made where needed.
+        config: all that is to be other than the defaults; address, data directory and logs in it are not used.
+        """
+        super().__init__("nodes.dht", directory, config or DhtConfig())
+
+
+class QueueProcess(NodeProcess):
+    """A queue node as `python -m nodes.queue` runs it, for tests that kill, pause and restart it.
+
+        with QueueProcess(tmp_path) as node:
+            QueueClient([node.address])
+
+    Restarted it has the same address, and holds all that it has acknowledged.
+    """
+
+    def __init__(self, directory: Path, config: QueueConfig | None = None) -> None:
+        """As for a DhtProcess."""
+        super().__init__("nodes.queue", directory, config or QueueConfig())
 
 
 def _write_section(file: IO[str], name: str, section: object) -> None:
     file.write(f"[{name}]\n")
     for field in fields(section):  # type: ignore[arg-type]
-        file.write(f"{field.name} = {getattr(section, field.name)}\n")
+        if (value := getattr(section, field.name)) is not None:
+            file.write(f"{field.name} = {value}\n")

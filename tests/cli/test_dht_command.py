@@ -5,9 +5,6 @@ What is read from a file, whole, cut off anywhere or with any bit flipped, gives
 
 import io
 import json
-import os
-import pty
-import select
 import signal
 import stat
 import subprocess
@@ -39,9 +36,9 @@ from swarm.cli.dht import (
 from swarm.cli.dht import dht as dht_group
 from swarm.cli.main import main
 from swarm.core.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from tests.cli.commands import SWARM, on_a_terminal, swarm
 from tests.waiting import PATIENCE_S, wait_until
 
-SWARM = [sys.executable, "-m", "swarm.cli.main"]
 ODD = {
     b"plain": b"value",
     "größe".encode(): b"\xff\x00",
@@ -76,17 +73,6 @@ def dht(nodes: Path) -> Iterator[DhtClient]:
         yield client
 
 
-def swarm(
-    *arguments: str | bytes, stdin: bytes = b"", environment: dict[str, str] | None = None
-) -> "subprocess.CompletedProcess[bytes]":
-    command = [*SWARM, *arguments]
-    done = subprocess.run(
-        command, input=stdin, capture_output=True, timeout=PATIENCE_S, check=False, env=os.environ | (environment or {})
-    )
-    assert b"Traceback" not in done.stderr, done.stderr.decode()
-    return done
-
-
 def output_of(nodes: Path, *arguments: str | bytes, stdin: bytes = b"") -> bytes:
     done = swarm("dht", "--nodes", str(nodes), *arguments, stdin=stdin)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -101,28 +87,6 @@ def error_of(nodes: Path, *arguments: str | bytes, stdin: bytes = b"") -> str:
     assert text.startswith("swarm: ")
     assert text.count("\n") == 1
     return text.removeprefix("swarm: ").rstrip()
-
-
-def on_a_terminal(command: list[str], typed: bytes = b"") -> tuple[int, bytes]:
-    """Exit status and what is seen, of a command that has a terminal."""
-    terminal, its_end = pty.openpty()
-    with subprocess.Popen(command, stdin=its_end, stdout=its_end, stderr=its_end) as process:
-        os.close(its_end)
-        os.write(terminal, typed)
-        shown = b""
-
-        def has_ended() -> bool:
-            nonlocal shown
-            if select.select([terminal], [], [], 0)[0]:
-                try:
-                    shown += os.read(terminal, 65536)
-                except OSError:  # nobody has it open any more
-                    return True
-            return False
-
-        wait_until(has_ended)
-        os.close(terminal)
-        return process.wait(PATIENCE_S), shown
 
 
 # Single records.

@@ -1,4 +1,4 @@
-"""examples/standard_library.py against a real swarm."""
+"""The examples against a real swarm."""
 
 import runpy
 import subprocess
@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from swarm.blocking import DhtClient
+from swarm.blocking import DhtClient, QueueClient
 from tests.waiting import PATIENCE_S, wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "standard_library.py"
+WORD_COUNT = EXAMPLE.with_name("word_count.py")
 CHANNEL = "standard-library"
 
 
@@ -92,3 +93,17 @@ def test_every_difference_is_found(nodes: Path, tmp_path: Path) -> None:
         "missing is missing",
         "more is there, and should not be, or for the second time",
     ]
+
+
+def test_every_word_is_counted_though_a_worker_is_killed(nodes: Path) -> None:
+    nodes_queue = wait_until(lambda: next(nodes.parent.glob("nodes-queue"), None))
+    directory = Path(sysconfig.get_path("stdlib")) / "asyncio"
+    command = [sys.executable, str(WORD_COUNT), "--nodes", str(nodes_queue), "--directory", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done
+    assert "Traceback" not in done.stderr
+    files = list(directory.glob("**/*.py"))
+    words = sum(len(path.read_bytes().split()) for path in files)
+    assert done.stdout.startswith(f"{words:,} words in {len(files)} files; ")
+    with QueueClient(nodes_file=nodes_queue) as queue:
+        assert queue.channels() == []

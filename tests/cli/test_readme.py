@@ -16,6 +16,7 @@ from tests.waiting import PATIENCE_S, wait_until
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 ADDRESSES = ("127.0.0.1:10001", "127.0.0.1:10002")
+QUEUE_ADDRESSES = ("127.0.0.1:10101",)
 
 
 def blocks(language: str) -> list[str]:
@@ -31,14 +32,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL) as process:
         try:
             wait_until((directory / "swarm-data" / "nodes").exists)
+            wait_until((directory / "swarm-data" / "nodes-queue").exists)
             yield directory
         finally:
             process.terminate()
 
 
 def at_the_nodes_of(place: Path, text: str) -> str:
-    for shown, address in zip(ADDRESSES, (place / "swarm-data" / "nodes").read_text().split(), strict=True):
-        text = text.replace(shown, address)
+    for file, addresses in (("nodes", ADDRESSES), ("nodes-queue", QUEUE_ADDRESSES)):
+        for shown, address in zip(addresses, (place / "swarm-data" / file).read_text().split(), strict=True):
+            text = text.replace(shown, address)
     return text
 
 
@@ -57,12 +60,16 @@ def run(place: Path, *command: str, environment: dict[str, str] | None = None) -
     ).stdout
 
 
-def test_the_commands(place: Path) -> None:
-    (block,) = (each for each in blocks("console") if "swarm dht put" in each)
-    assert f"export SWARM_NODES={','.join(ADDRESSES)}\n" in block
-    nodes = {"SWARM_NODES": at_the_nodes_of(place, ",".join(ADDRESSES))}
+@pytest.mark.parametrize(
+    ("first", "variable", "addresses"),
+    [("swarm dht put", "SWARM_NODES", ADDRESSES), ("swarm queue push", "SWARM_QUEUE_NODES", QUEUE_ADDRESSES)],
+)
+def test_the_commands(place: Path, first: str, variable: str, addresses: tuple[str, ...]) -> None:
+    (block,) = (each for each in blocks("console") if first in each)
+    assert f"export {variable}={','.join(addresses)}\n" in block
+    nodes = {variable: at_the_nodes_of(place, ",".join(addresses))}
     shown = [each.partition("\n") for each in block.removeprefix("$ ").split("\n$ ")]
-    shown = [each for each in shown if "swarm" in each[0] and "export SWARM_NODES" not in each[0]]
+    shown = [each for each in shown if "swarm" in each[0] and f"export {variable}" not in each[0]]
     assert len(shown) > 5
     for command, _, output in shown * 2:
         assert run(place, "sh", "-c", command, environment=nodes).rstrip("\n") == output.rstrip("\n"), command
@@ -82,8 +89,9 @@ def test_the_program(place: Path, event_loop: str) -> None:
 
 def test_the_programs_without_an_event_loop(place: Path) -> None:
     programs = [each for each in blocks("python") if "swarm.blocking" in each]
-    assert len(programs) == 2
-    for program, output in zip(programs, ("b'world'\n", ""), strict=True):
+    assert len(programs) == 3
+    (of_queue,) = re.findall(r"QueueClient\(.*?^```\n\nprints\n\n```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    for program, output in zip(programs, ("b'world'\n", of_queue, ""), strict=True):
         for _ in range(2):
             assert run(place, sys.executable, "-W", "error", "-c", program) == output
 

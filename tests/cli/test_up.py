@@ -19,11 +19,12 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from swarm.blocking import DhtClient
+from swarm.blocking import DhtClient, QueueClient
 from swarm.cli.supervisor import NodeProcess, State
-from swarm.cli.up import Figures, Row, draw, format_bytes
+from swarm.cli.up import NODES_MAX, QUEUE_PORTS, Figures, Row, draw, format_bytes
 from swarm.core.config import Address
 from swarm.core.node import default_memory_limit
+from swarm.dht import DhtClient as AsyncDhtClient
 from swarm.dht.hash_range import HashRange
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -48,7 +49,7 @@ class Up:
         """Of each node that has run, the last."""
         return {
             name: int(pid)
-            for name, pid in re.findall(r"((?:dht|dump)-\d) (?:running on|dumps) .* \(pid (\d+)\)", self.text())
+            for name, pid in re.findall(r"((?:dht|dump|queue)-\d) (?:running on|dumps) .* \(pid (\d+)\)", self.text())
         }
 
     def wait_for_another(self, name: str, pid: int) -> dict[str, int]:
@@ -101,7 +102,10 @@ def test_its_nodes_share_the_hashes_and_stand_in_the_nodes_file(tmp_path: Path) 
         assert dht.ring_problems == []
         assert all(each["records"] > 50 for each in dht.node_statistics().values())
         assert len(up.nodes_file.read_text().splitlines()) == 3
-        assert sorted(up.pids()) == [f"{kind}-{number}" for kind in ("dht", "dump") for number in (1, 2, 3)]
+        assert sorted(up.pids()) == [
+            *(f"{kind}-{number}" for kind in ("dht", "dump") for number in (1, 2, 3)),
+            "queue-1",
+        ]
 
 
 def memory_limits(up: Up) -> list[int]:
@@ -128,11 +132,12 @@ def test_a_memory_limit_that_is_none_is_a_wrong_call(size: str, tmp_path: Path) 
 def test_each_event_is_a_line(tmp_path: Path) -> None:
     with swarm_up(tmp_path) as up:
         up.stop()
-    time, name, line = r"\d\d:\d\d:\d\d ", r"dht-[12] ", r"[^\n]*\n"
-    started = rf"({time}{name}running on 127\.0\.0\.1:\d+ \(pid \d+\)\n){{2}}"
+    time, name = r"\d\d:\d\d:\d\d ", r"(?:dht-[12]|queue-1) "
+    started = rf"({time}{name}running on 127\.0\.0\.1:\d+ \(pid \d+\)\n){{3}}"
     dumps = rf"({time}dump-[12] dumps 127\.0\.0\.1:\d+ \(pid \d+\)\n){{2}}"
-    is_up = rf"{time}swarm is up: swarm dht --nodes {re.escape(str(up.nodes_file))}{line}"
-    stopped = rf"({time}(dht|dump)-[12] (stopping|stopped)\n){{8}}"
+    data = re.escape(str(up.nodes_file.parent))
+    is_up = rf"{time}swarm is up: swarm dht --nodes {data}/nodes …, swarm queue --nodes {data}/nodes-queue …\n"
+    stopped = rf"({time}(dht-[12]|dump-[12]|queue-1) (stopping|stopped)\n){{10}}"
     assert re.fullmatch(started + dumps + is_up + stopped, up.text()), up.text()
 
 
@@ -142,7 +147,7 @@ def test_a_signal_stops_it_in_order(tmp_path: Path, number: signal.Signals) -> N
         up.process.send_signal(number)
         assert up.process.wait(PATIENCE_S) == 0
         assert not any(map(is_running, up.pids().values()))
-        assert (tmp_path / "data/dht-1/root.log").read_text().endswith("nodes.dht: stopped\n")
+        assert (tmp_path / "data/dht-1/root.log").read_text().endswith(": stopped\n")
 
 
 def processes_with(text: str) -> list[str]:
@@ -257,7 +262,7 @@ def test_a_data_directory_in_use_is_told_and_its_owner_goes_on(tmp_path: Path) -
     with swarm_up(tmp_path) as up:
         nodes = up.nodes_file.read_text()
         text = failing_up("--data", str(tmp_path / "data"), "--base-port", "0")
-        assert re.search(r"swarm: dht-. does not start: .*the data directory .* is in use", text)
+        assert re.search(r"swarm: (dht|queue)-. does not start: .*the data directory .* is in use", text)
         assert up.nodes_file.read_text() == nodes
         with DhtClient(nodes_file=up.nodes_file) as dht:
             dht.ping()
@@ -268,7 +273,7 @@ def test_when_one_node_cannot_start_none_is_left(tmp_path: Path) -> None:
     text = failing_up("--data", str(tmp_path), "--base-port", "0")
     assert text.startswith("swarm: dht-1 does not start: it could not be run: ")
     root_log = tmp_path / "dht-2" / "root.log"
-    assert not root_log.exists() or root_log.read_text().endswith("nodes.dht: stopped\n")
+    assert not root_log.exists() or root_log.read_text().endswith(": stopped\n")
 
 
 def test_a_data_directory_that_cannot_be_is_told(tmp_path: Path) -> None:
@@ -317,7 +322,7 @@ def test_on_a_terminal_there_is_a_table(tmp_path: Path) -> None:
 def row(number: int) -> Row:
     node = NodeProcess(f"dht-{number}", "", Address("127.0.0.1", 10000 + number), Path(), (), lambda *_: None)
     node.state, node.pid = State.RUNNING, 4194304
-    return Row(node, HashRange(), Figures(1_234_567, 2**30, 2_000_000, 4096, 18 * 2**30, 11.0))
+    return Row(node, AsyncDhtClient, HashRange(), Figures(1_234_567, 2**30, 2_000_000, 4096, 18 * 2**30, 11.0))
 
 
 def figures(requests: int, taken_at_s: float) -> Figures:
@@ -380,6 +385,67 @@ def test_another_number_of_nodes_than_before_is_refused(tmp_path: Path, options:
     assert done.returncode == 2
     assert done.stderr.startswith(f"swarm: {data} was started with 4 nodes before")
     assert "use --dht 4" in done.stderr
+
+
+def run_up(*options: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*SWARM, "up", *options], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def test_queue_nodes_have_a_nodes_file_of_their_own(tmp_path: Path) -> None:
+    with swarm_up(tmp_path, "--dht", "1", "--queue", "2") as up:
+        assert sorted(up.pids()) == ["dht-1", "dump-1", "queue-1", "queue-2"]
+        nodes = (tmp_path / "data" / "nodes-queue").read_text().split()
+        assert len(nodes) == 2
+        with QueueClient(nodes_file=tmp_path / "data" / "nodes-queue") as queue:
+            queue.push("channel", b"record")
+            assert queue.channel_size("channel") == (1, 6)
+            assert sorted(queue.node_statistics()) == sorted(nodes)
+        assert not set(nodes) & set(up.nodes_file.read_text().split())
+
+
+def test_a_queue_node_that_was_killed_is_started_again_with_what_it_held(tmp_path: Path) -> None:
+    with swarm_up(tmp_path, "--dht", "1") as up, QueueClient(nodes_file=tmp_path / "data" / "nodes-queue") as queue:
+        queue.push("channel", b"record")
+        first = up.pids()
+        os.kill(first["queue-1"], signal.SIGKILL)
+        second = up.wait_for_another("queue-1", first["queue-1"])
+        assert second["dht-1"] == first["dht-1"]
+        assert queue.pop("channel") == b"record"
+
+
+def test_without_queue_nodes_no_file_names_any(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "nodes-queue").write_text("127.0.0.1:1\n")
+    with swarm_up(tmp_path, "--dht", "1", "--queue", "0") as up:
+        assert sorted(up.pids()) == ["dht-1", "dump-1"]
+        assert not (data / "nodes-queue").exists()
+        assert "swarm queue" not in up.text()
+
+
+def test_queue_nodes_that_hold_channels_are_not_left_out(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "queue-3" / "channels" / "channel").mkdir(parents=True)
+    (data / "queue-4" / "channels").mkdir(parents=True)
+    (data / "queue-old" / "channels" / "channel").mkdir(parents=True)
+    done = run_up("--data", str(data), "--queue", "2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"swarm: {data} was started with 3 queue nodes before, and queue-3 holds channels: "
+        "use --queue 3, or another --data\n"
+    )
+
+
+def test_the_ports_of_a_swarm_do_not_overlap() -> None:
+    assert NODES_MAX <= QUEUE_PORTS
+
+
+@pytest.mark.parametrize("options", [("--queue", "2", "--base-port", "65435"), ("--queue", "-1"), ("--queue", "65")])
+def test_wrong_numbers_of_queue_nodes_are_a_wrong_call(tmp_path: Path, options: tuple[str, ...]) -> None:
+    done = run_up("--data", str(tmp_path / "data"), *options)
+    assert done.returncode == 2
+    assert options[0] in done.stderr or "above 65535" in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_the_same_number_of_nodes_as_before(tmp_path: Path) -> None:

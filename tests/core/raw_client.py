@@ -169,20 +169,31 @@ class DirectConnection:
         return sum(map(len, self.handler.output))
 
     def give(self, data: bytes) -> None:
-        """The client has sent this."""
+        """The client has sent this; the pass that carries it out ends here, unless the test has begun it."""
         handler = self.handler
         assert not handler.pending, "a driver does not read while requests are pending"
         view = memoryview(bytearray(data))
-        if handler.greeted and not handler.output and not handler.closing:
-            answer = handler.exchange(view, len(view), perf_counter(), math.inf)
-            if answer is not None:
-                handler.put_back(answer, 0)
-        else:
-            handler.receive(view, perf_counter(), math.inf)
+        with self._in_pass():
+            if handler.greeted and not handler.output and not handler.closing:
+                answer = handler.exchange(view, len(view), perf_counter(), math.inf)
+                if answer is not None:
+                    handler.put_back(answer, 0)
+            else:
+                handler.receive(view, perf_counter(), math.inf)
 
     def work(self) -> None:
         """The node goes on with what is pending."""
-        self.handler.work(perf_counter(), math.inf)
+        with self._in_pass():
+            self.handler.work(perf_counter(), math.inf)
+
+    @contextmanager
+    def _in_pass(self) -> Iterator[None]:
+        service = self.handler.service
+        was_in_pass, service.in_pass = service.in_pass, True
+        yield
+        if not was_in_pass:
+            service.end_pass()
+            service.flush_others()
 
     def take(self, most: float = math.inf) -> list[Message]:
         """The client reads what there is, at most so many bytes; the messages that are complete then."""

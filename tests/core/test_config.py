@@ -1,5 +1,6 @@
 import re
-from dataclasses import dataclass, make_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -350,3 +351,53 @@ def test_addresses() -> None:
 def test_not_addresses(text: str) -> None:
     with pytest.raises(ValueError, match="address"):
         parse_addresses(text)
+
+
+# Sections with names.
+
+
+@dataclass(frozen=True)
+class RoomSection:
+    size: int = 1
+    kind: Literal["dark", "light"] | None = None
+
+
+def _lower(text: str) -> str:
+    if not text.islower():
+        raise ValueError("a name in lower case is expected")
+    return text
+
+
+@dataclass(frozen=True)
+class HouseConfig:
+    house: RoomSection = field(default_factory=RoomSection)
+    room: Mapping[Annotated[str, _lower], RoomSection] = field(default_factory=dict)
+
+
+def test_sections_with_names(path: Path) -> None:
+    path.write_text("[room a]\nsize = 2\n[house]\nsize = 3\n[room  b c ]\nkind = dark\n[room d]\n")
+    config = load(HouseConfig, path)
+    assert config.house == RoomSection(3)
+    assert config.room == {"a": RoomSection(2), "b c": RoomSection(1, "dark"), "d": RoomSection()}
+    assert load(HouseConfig, None) == HouseConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("\n[room A]\n", ":2: section [room A] is refused: a name in lower case is expected"),
+        ("[room]\n", ":1: unknown section [room] (did you mean room NAME?); known are: house, room NAME"),
+        ("[house a]\n", ":1: unknown section [house a]"),
+        ("[rooms a]\n", ":1: unknown section [rooms a]"),
+        ("[room a]\n\nsizes = 1\n", ":3: section [room a], unknown key sizes (did you mean size?)"),
+        ("[room a]\nsize = x\n", ":2: section [room a], key size: 'x' is refused: a whole number is needed"),
+        ("[room a]\nkind = None\n", ":2: section [room a], key kind: 'None' is refused: allowed are dark, light"),
+        ("[room a]\n[room a]\n", ":2: section [room a] is there a second time, once is allowed"),
+        ("[room a]\n[room  a]\n", ":2: section [room  a] is there a second time, once is allowed"),
+    ],
+)
+def test_what_is_wrong_with_sections_with_names(path: Path, text: str, told: str) -> None:
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load(HouseConfig, path)
+    assert str(raised.value).startswith(f"{path}{told}")

@@ -479,3 +479,42 @@ def test_encoding_after_a_large_frame_keeps_no_memory_of_it() -> None:
         assert tracemalloc.get_traced_memory()[0] < MIB
     finally:
         tracemalloc.stop()
+
+
+LARGE = bytes(range(256)) * 256
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [[1, 16, "channel", b"key", LARGE]],
+        [[1, 16, "channel", b"key", b"value"], [2, 16, "channel", b"key", LARGE]],
+        [(1, 0, LARGE)],
+        [(1, 0, (b"lengths", LARGE))],
+        [(1, 0, LARGE), (2, 0, LARGE + b"x")],
+        [(2**32 - 1, 1, [7, False, b"", LARGE])],
+    ],
+)
+@pytest.mark.parametrize("compression", [False, True])
+def test_a_frame_that_ends_with_something_large_in_pieces(messages: list[Message], compression: bool) -> None:
+    encoder = FrameEncoder()
+    encoder.compression = compression
+    pieces = encoder.encode_parts(messages)
+    assert b"".join(pieces) == encoder.encode(messages)
+    assert (pieces[-1] is LARGE or pieces[-1] == LARGE + b"x") != compression
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [[1, 0, LARGE[:-1]]],
+        [[1, 0, LARGE, 5]],
+        [[1, 0, []]],
+        [[1, 0, "text"]],
+        [[1, 0, LARGE], [2, 0, None]],
+        [[1, 0, {"a": LARGE}]],
+    ],
+)
+def test_other_frames_are_in_one_piece(messages: list[Message]) -> None:
+    encoder = FrameEncoder()
+    assert encoder.encode_parts(messages) == [encoder.encode(messages)]

@@ -209,6 +209,8 @@ def test_bounds_of_queues() -> None:
     assert number_after("`wait` milliseconds (0 to", title) == limits.POP_WAIT_MS_MAX
     assert number_after("A node has at most", title) == limits.CONSUMERS_MAX
     assert number_after("first and count (", title) == limits.ACKNOWLEDGED_NUMBERS_MAX
+    assert number_after("A channel has at most", title) == limits.SUBSCRIBERS_MAX
+    assert number_after("has not acknowledged consists of", title) == limits.UNACKNOWLEDGED_RANGES_MAX
     assert batch.LENGTH_BYTES * 8 == 32
 
 

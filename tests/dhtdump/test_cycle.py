@@ -29,14 +29,14 @@ from swarm.dht import protocol
 from swarm.dht.dump_format import ChannelSize, Manifest
 from swarm.dht.dumps import DumpFile, DumpNotWritten, DumpUnreadable, read_manifest, read_trailer, write_manifest
 from swarm.dht.hash_range import HashRange, split_evenly
-from swarm.testing import DhtProcess, MemoryDht, dht_in_memory
+from swarm.testing import DhtProcess, MemoryNodes, dht_in_memory
 
 Records = dict[bytes, bytes]
 NODE = "0" * 32
 
 
 @asynccontextmanager
-async def node_and_client() -> AsyncIterator[tuple[MemoryDht, DumpClient]]:
+async def node_and_client() -> AsyncIterator[tuple[MemoryNodes, DumpClient]]:
     async with dht_in_memory() as dht, DumpClient(dht.addresses, connect=dht.connect) as client:
         yield dht, client
 

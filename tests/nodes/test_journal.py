@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from core.raw_client import RawClient
+from core.raw_client import DirectConnection, RawClient
 from journaled import (
     Content,
     FailingFiles,
@@ -64,6 +64,7 @@ def test_a_pass_is_one_write(tmp_path: Path) -> None:
     files = CountingFiles()
     with JournaledNode(tmp_path, files=files) as node:
         assert files.writes == [HEADER_BYTES]
+        node.node.service.in_pass = True
         node.connection.ask(*([id, PUT.code, "a", b"%d" % id, b"v"] for id in range(1, 50)))
         assert len(files.writes) == 1
         node.node.service.commit()
@@ -310,6 +311,31 @@ def test_a_full_disk(small_disk: Path) -> None:
         assert dict(dht.get_all("a")) == acknowledged
 
 
+def test_a_large_batch_for_which_the_disk_has_no_room_stores_nothing(small_disk: Path) -> None:
+    batch = {b"new-%d" % number: os.urandom(100_000) for number in range(240)}
+    with DhtProcess(small_disk) as node, DhtClient(node.address) as dht:
+        dht.put_many("a", {b"before": b"value"})
+        for channel in ("a", "new"):
+            for _ in range(2):
+                with pytest.raises(DiskFull):
+                    dht.put_many(channel, batch)
+        assert dict(dht.get_all("a")) == {b"before": b"value"}
+        assert dht.channels() == ["a"]
+        half = dict(list(batch.items())[:90])
+
+        def stored() -> bool:
+            try:
+                dht.put_many("a", half)
+            except DiskFull:
+                return False
+            return True
+
+        wait_until(stored)  # it looks now and then whether there is room
+        node.kill()
+        node.start()
+        assert dict(dht.get_all("a")) == {b"before": b"value"} | half
+
+
 class FullFiles(WatchedFiles):
     """A disk that is full when the test says so."""
 
@@ -358,6 +384,31 @@ def test_nothing_changes_in_memory_when_the_disk_is_full(tmp_path: Path) -> None
         assert node.journal.statistics()["journal_disk_full"] == 0
         assert node.journal.statistics()["journal_times_full"] == 1
     assert content_after_restart(tmp_path) == {"a": before["a"] | {b"again": b"v"}}
+
+
+def test_the_parts_of_a_batch_have_room_though_others_fill_the_disk(tmp_path: Path) -> None:
+    """Also when the segment would have been followed by another meanwhile, or is because a dump begins."""
+    value, files = bytes(MIB), FullFiles()
+    for dumped in (False, True):
+        files.full = False
+        with JournaledNode(tmp_path, files=files, segment_bytes=6 * MIB) as node:
+            parts = [(PUT_MANY.code, "a", [b"%d-%d" % (dumped, number)], [value]) for number in range(12)]
+            kept = sum(len(keys[0]) + len(value) + 128 for _, _, keys, _ in parts[1:])
+            others = DirectConnection(node.node.service)
+            node.acknowledged(*parts[0], kept)
+            if dumped:
+                node.journal.rotate()
+            files.full = True
+            for size in (SMALL_BYTES, len(value), SMALL_BYTES):
+                while others.ask([1, PUT.code, "b", b"key", bytes(size)])[0][1] == DONE:
+                    node.node.service.commit()
+            for part in parts[1:]:
+                node.acknowledged(*part, None)
+            assert node.ask(*parts[0], None)[0] == DISK_FULL  # all that was kept is used
+            assert node.node.budget.reserved == 0
+            before = node.content()
+        assert content_after_restart(tmp_path) == before
+        assert len(before["a"]) == 12 * (1 + dumped)
 
 
 def test_a_value_that_does_not_fit_leaves_smaller_ones_alone(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The queue node: strictly first in, first out, in rings of fixed size on files."""

@@ -1,0 +1,97 @@
+"""The queue node's configuration; every key is described in etc/swarm/queue.ini."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from nodes.queue.record_queue import QueueSettings
+from swarm.core.config import Address, parse_address, parse_duration, parse_size
+from swarm.core.errors import BadChannel
+from swarm.core.limits import KIB, MIB
+from swarm.core.node import LimitsSection, LogsSection
+from swarm.core.protocol import check_channel
+
+GIB = 1024 * MIB
+RING_BYTES_MIN = 64 * KIB  # a file, a mapping and a page of header belong to each
+FSYNC_INTERVAL_MIN_S = 0.01  # below it `always` is what is meant
+EVERY_REST = "*"
+
+Full = Literal["refuse", "drop-oldest", "overflow"]
+
+
+def _parse_fsync_interval(text: str) -> float:
+    interval = parse_duration(text)
+    if interval < FSYNC_INTERVAL_MIN_S:
+        raise ValueError("a duration of at least 10 ms is expected; fsync = always syncs before every answer")
+    return interval
+
+
+def _parse_ring_bytes(text: str) -> int:
+    size = parse_size(text)
+    if size < RING_BYTES_MIN:
+        raise ValueError("a size of at least 64 KiB is expected")
+    return size
+
+
+def _parse_pattern(text: str) -> str:
+    """A channel's name, or the begin of names with * behind it."""
+    prefix = text.removesuffix(EVERY_REST)
+    if text != EVERY_REST:
+        try:
+            check_channel(prefix)
+        except BadChannel as error:
+            raise ValueError(f"the name of a channel is expected, or its begin and {EVERY_REST}: {error}") from error
+    return text
+
+
+@dataclass(frozen=True)
+class NodeSection:
+    address: Annotated[Address, parse_address] = Address("127.0.0.1", 10101)
+    data: Path = Path("queue-data")
+    allow_open_network: bool = False
+
+
+@dataclass(frozen=True)
+class QueueSection:
+    ring_bytes: Annotated[int, _parse_ring_bytes] = 64 * MIB
+    full: Full = "refuse"
+    overflow_bytes: Annotated[int, parse_size] = 1 * GIB
+    fsync: Literal["never", "interval", "always"] = "interval"
+    fsync_interval: Annotated[float, _parse_fsync_interval] = 1.0
+
+
+@dataclass(frozen=True)
+class ChannelSection:
+    """What is other than in [queue]; None: as there."""
+
+    ring_bytes: Annotated[int, _parse_ring_bytes] | None = None
+    full: Full | None = None
+    overflow_bytes: Annotated[int, parse_size] | None = None
+
+
+@dataclass(frozen=True)
+class QueueConfig:
+    node: NodeSection = field(default_factory=NodeSection)
+    queue: QueueSection = field(default_factory=QueueSection)
+    channel: Mapping[Annotated[str, _parse_pattern], ChannelSection] = field(default_factory=dict)
+    limits: LimitsSection = field(default_factory=LimitsSection)
+    logs: LogsSection = field(default_factory=LogsSection)
+
+    def settings(self, channel: str) -> QueueSettings:
+        """Of the queues of a channel: what the longest pattern says that its name matches, then [queue]."""
+        matching = [pattern for pattern in self.channel if _matches(pattern, channel)]
+        chosen = self.channel[max(matching, key=_precision)] if matching else ChannelSection()
+        return QueueSettings(
+            ring_bytes=self.queue.ring_bytes if chosen.ring_bytes is None else chosen.ring_bytes,
+            full=self.queue.full if chosen.full is None else chosen.full,
+            overflow_bytes=self.queue.overflow_bytes if chosen.overflow_bytes is None else chosen.overflow_bytes,
+        )
+
+
+def _matches(pattern: str, channel: str) -> bool:
+    return channel.startswith(pattern[:-1]) if pattern.endswith(EVERY_REST) else channel == pattern
+
+
+def _precision(pattern: str) -> tuple[bool, int]:
+    return not pattern.endswith(EVERY_REST), len(pattern)

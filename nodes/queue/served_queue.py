@@ -1,0 +1,123 @@
+"""A queue and those who wait for its records; and which queues a pass has changed.
+
+What requests do changes queues; the end of the pass hands out records, and commits each queue that was changed, before
+any answer leaves. So what many pushes of a pass bring goes out in one batch, and is there for a waiting consumer in the
+same pass.
+"""
+
+import logging
+
+from nodes.queue.line import Line
+from nodes.queue.record_queue import RecordQueue
+from nodes.queue.ring_format import ALIGNMENT
+from nodes.queue.syncing import Syncing
+from swarm.core.limits import MIB
+from swarm.core.request_handler import Service
+
+log = logging.getLogger(__name__)
+
+HAND_OUT_BYTES = 2 * MIB  # in one pass, some 1 ms; the rest in the next, so that requests have their turn
+NEARLY_FULL_PERCENT = 90.0
+NO_LONGER_FULL_PERCENT = 75.0
+
+
+class Changes:
+    """The queues that have changed since the last commit."""
+
+    def __init__(self, service: Service, syncing: Syncing) -> None:
+        self.service = service
+        self._syncing = syncing
+        self._unsynced = syncing.unsynced
+        self.queues: list[ServedQueue] = []
+        """Always the same list; each of them has its flag set."""
+
+    def commit(self) -> None:
+        if not self.queues:
+            if self.service.held:
+                self._syncing.committed()
+            return
+        queues = self.queues[:]
+        self.queues.clear()
+        budget = HAND_OUT_BYTES
+        for queue in queues:
+            queue.changed = False
+            if not queue.open:
+                continue
+            if queue.line.ready:
+                budget = queue.line.hand_out(queue.storage, budget)
+                if budget <= 0 and queue.line.ready:  # there may be more for them
+                    queue.changed = True
+                    self.queues.append(queue)
+            queue.storage.commit()
+            self._unsynced[queue.storage] = None
+            if queue.storage.free < queue.nearly_full or queue.told_nearly_full:
+                queue.look_at_fullness()
+        self._syncing.committed()
+        if self.queues:
+            self.service.commit_soon()
+
+
+class ServedQueue:
+    def __init__(
+        self, channel: str, subscriber: str, storage: RecordQueue, line: Line, changes: Changes, *, drops: bool
+    ) -> None:
+        """drops: a push that finds no room drops records."""
+        self.channel = channel
+        self.subscriber = subscriber
+        self.storage = storage
+        self.drops = drops
+        self.line = line
+        self.open = True
+        """Until it is removed."""
+        self.changed = False
+        self._changes = changes
+        self.told_nearly_full = False
+        self.nearly_full = storage.capacity * (100 - NEARLY_FULL_PERCENT) / 100 + ALIGNMENT
+        """With fewer free bytes it may be: they are cheaper to look at than how full it is."""
+        line.queue = self
+        if line.members:
+            self.note_change()
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.channel}, subscriber {self.subscriber}" if self.subscriber else self.channel
+
+    def note_change(self) -> None:
+        """It is to be handed out and committed at the end of this pass; between passes, soon."""
+        if not self.changed:
+            self.changed = True
+            self._changes.queues.append(self)
+            if not self._changes.service.in_pass:
+                self._changes.service.commit_soon()
+
+    def hand_out(self) -> None:
+        """To those whose turn is before that of a request which takes records now."""
+        self.note_change()
+        self.line.hand_out(self.storage, HAND_OUT_BYTES)
+
+    def end(self) -> None:
+        """It is removed: nothing is handed out nor committed any more."""
+        self.open = False
+        self.line.queue = None
+
+    def look_at_fullness(self) -> None:
+        """Tells once that it is nearly full, and again when it has been less full meanwhile."""
+        fullness = self.storage.fullness
+        if self.told_nearly_full:
+            self.told_nearly_full = fullness >= NO_LONGER_FULL_PERCENT
+        elif fullness >= NEARLY_FULL_PERCENT:
+            self.told_nearly_full = True
+            log.warning("the queue of %s is nearly full: %.0f %%", self.name, fullness)
+
+    def figures(self) -> dict[str, int | float]:
+        storage = self.storage
+        return {
+            "records": storage.records,
+            "bytes": storage.record_bytes,
+            "fullness": storage.fullness,
+            "unacknowledged": storage.unacknowledged,
+            "consumers": self.line.consumers,
+            "dropped": storage.dropped,
+            "damaged": storage.damaged,
+        }

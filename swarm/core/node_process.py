@@ -1,0 +1,131 @@
+"""A node as a program: from its configuration to its exit status. What the commands of all nodes share."""
+
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+import click
+import trio
+
+from swarm.core.config import EX_CONFIG, Address, ConfigError
+from swarm.core.logs import Logs, open_logs
+from swarm.core.node import (
+    LogsSection,
+    Node,
+    NodeError,
+    StoppedEarly,
+    listen,
+    lock_directory,
+    prepare_process,
+    raise_open_files,
+    stopped_by_signals,
+)
+
+log = logging.getLogger(__name__)
+
+
+class NodeSection(Protocol):
+    """What [node] of every node's configuration has."""
+
+    @property
+    def address(self) -> Address: ...
+
+    @property
+    def data(self) -> Path: ...
+
+    @property
+    def allow_open_network(self) -> bool: ...
+
+
+def exit_with_config_error(program: str, error: ConfigError) -> NoReturn:
+    click.echo(f"{program}: {error}", err=True)
+    sys.exit(EX_CONFIG)
+
+
+def check_open_network(section: NodeSection) -> None:
+    """ConfigError if others could reach the node, and the configuration does not say that they shall."""
+    if not (section.address.is_loopback or section.allow_open_network):
+        raise ConfigError(
+            f"{section.address} is not known to be loopback: whoever reaches it may read and write. "
+            "Listen on 127.0.0.1, or set allow_open_network = yes in section [node] if that is what you want"
+        )
+
+
+def run_node(
+    program: str,
+    section: NodeSection,
+    logs: LogsSection,
+    make_node: Callable[[Logs], Node],
+    describe: Callable[[Node], str],
+) -> None:
+    """Runs it until a signal stops it. Where it cannot start, or not go on, exits with status 1 and says why.
+
+    make_node: loads what the node holds. describe: what is told with its address when it serves.
+    """
+    try:
+        with lock_directory(section.data):
+            _serve(program, section, logs, make_node, describe)
+    except NodeError as error:
+        click.echo(f"{program}: {error}", err=True)
+        sys.exit(1)
+
+
+def _serve(
+    program: str,
+    section: NodeSection,
+    logs_section: LogsSection,
+    make_node: Callable[[Logs], Node],
+    describe: Callable[[Node], str],
+) -> None:
+    directory = Path(logs_section.directory) if logs_section.directory else section.data
+    try:
+        logs = open_logs(directory, console=logs_section.console)
+    except OSError as error:
+        raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
+    try:
+        with stopped_by_signals():
+            raise_open_files()
+            node = make_node(logs)
+        sock = listen(section.address)
+        told = f"{program} serves on {_bound_address(section.address, sock)}, {describe(node)}, data in {section.data}"
+        trio.run(_run, node, sock, told, strict_exception_groups=True)
+    except StoppedEarly as name:
+        log.info("%s: stopped while it was loading; nothing is lost", name)
+    except NodeError as error:
+        log.error("%s", error)
+        raise
+    except Exception as error:
+        if reason := _node_error(error):
+            log.error("the node stops: %s", reason)
+            raise reason from None
+        log.exception("the node crashed")
+        raise
+    finally:
+        logs.close()
+
+
+async def _run(node: Node, sock: socket.socket, told: str) -> None:
+    prepare_process()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.handle_signals, lambda: None)
+        log.info("%s", told)
+        await node.run([sock])
+        log.info("stopped")
+        nursery.cancel_scope.cancel()
+
+
+def _node_error(error: BaseException) -> NodeError | None:
+    """Why the node cannot go on, if all that has ended it are reasons that its operator can mend."""
+    if isinstance(error, BaseExceptionGroup):
+        reasons = [_node_error(each) for each in error.exceptions]
+        return reasons[0] if all(reasons) else None
+    return error if isinstance(error, NodeError) else None
+
+
+def _bound_address(address: Address, sock: socket.socket) -> Address:
+    """As configured, with the port that port 0 has become."""
+    return address if address.is_unix else replace(address, port=sock.getsockname()[1])
