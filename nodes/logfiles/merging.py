@@ -273,6 +273,7 @@ class View:
     # Several that overlap.
 
     def _merge_up(self, group: list[Source], lower: Key, upper: Key) -> Iterator[Given]:
+        lower = max(lower, group[0].begin)  # what is before was given
         while lower < upper:
             slices: list[_Slice] = []
             bound, size = upper, 0
@@ -298,6 +299,7 @@ class View:
 
     def _merge_down(self, group: list[Source], lower: Key, upper: Key) -> Iterator[Given]:
         group = sorted(group, key=lambda source: (source.last, source.seq), reverse=True)
+        upper = min(upper, group[0].end)
         while lower < upper:
             slices: list[_Slice] = []
             bound, size = lower, 0

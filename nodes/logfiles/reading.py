@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from nodes.logfiles.block_format import BadHeader
 from nodes.logfiles.block_index import BlockIndex, Damage
@@ -26,11 +26,17 @@ from swarm.core.limits import MIB
 from swarm.core.storage_channels import channel_removed
 from swarm.logfiles.payload import TIMESTAMP_MAX, Records
 
-if TYPE_CHECKING:
-    from nodes.logfiles.channel import LogChannel
-
 STEP_BYTES = 1 * MIB  # of payloads: a step ends with the block that passes it
 STEP_SOURCES = 16  # read for merging: some 10 ms; a step may end without having found a block
+
+
+class Readable(Protocol):
+    """What a channel is to its readers."""
+
+    directory: Path
+    buckets: dict[Span, Bucket]
+    spans: list[Span]
+    removed: bool
 
 
 class _Picture:
@@ -114,7 +120,7 @@ def _reader(group: Sequence[Entry]) -> Callable[[], Records]:
 
 
 @contextmanager
-def _picture(shared: Shared, channel: "LogChannel", spans: list[Span], first: int, end: int) -> Iterator[_Picture]:
+def _picture(shared: Shared, channel: Readable, spans: list[Span], first: int, end: int) -> Iterator[_Picture]:
     picture = _take_picture(shared, channel, spans, first, end)
     try:
         yield picture
@@ -122,7 +128,7 @@ def _picture(shared: Shared, channel: "LogChannel", spans: list[Span], first: in
         picture.close()
 
 
-def _take_picture(shared: Shared, channel: "LogChannel", spans: list[Span], first: int, end: int) -> _Picture:
+def _take_picture(shared: Shared, channel: Readable, spans: list[Span], first: int, end: int) -> _Picture:
     before: object = None
     while True:
         buckets = [bucket for span in spans if (bucket := channel.buckets.get(span))]
@@ -143,7 +149,7 @@ def _take_picture(shared: Shared, channel: "LogChannel", spans: list[Span], firs
             return picture
 
 
-def _next_stretch(shared: Shared, channel: "LogChannel", first: int, end: int, *, newest: bool) -> list[Span]:
+def _next_stretch(shared: Shared, channel: Readable, first: int, end: int, *, newest: bool) -> list[Span]:
     """The spans of the first stretch, or the last one, that has a time in the range; empty if there is none."""
     with shared.lock:
         spans = channel.spans
@@ -177,7 +183,7 @@ def _begin(spans: list[Span], number: int) -> int:
 
 def read_range(
     shared: Shared,
-    channel: "LogChannel",
+    channel: Readable,
     first: int,
     end: int,
     after: Cursor | None,

@@ -24,9 +24,8 @@ from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.file_names import CHANNELS, REMOVED
 from nodes.logfiles.files import Files
 from nodes.logfiles.opening import load_channels
-from nodes.logfiles.part import BlockWork
 from nodes.logfiles.seal_work import SealWork
-from nodes.logfiles.shared import OPEN_TAILS_MAX, Settings, Shared
+from nodes.logfiles.shared import OPEN_TAILS_MAX, Settings, Shared, Work
 from nodes.logfiles.tail import Tail
 from swarm.core.errors import ChannelRemoved, TooManyChannels
 from swarm.core.node import NodeError
@@ -112,7 +111,7 @@ class LogStore:
         shared.new_names.clear()
         return SyncWork(shared, tails, names)
 
-    def blocks_to_make(self) -> Iterator[BlockWork]:
+    def blocks_to_make(self) -> Iterator[Work]:
         """Of every part that has enough for a block; of those with open tails, when they are many, the ones that were
         not written to for the longest. To be carried out one after the other, or several at a time."""
         shared = self._shared
@@ -125,7 +124,7 @@ class LogStore:
             if part.is_at_rest and (work := part.take(flush=True)) is not None:
                 yield work
 
-    def buckets_to_seal(self, now: int, after_s: float) -> Iterator[BlockWork | SealWork]:
+    def buckets_to_seal(self, now: int, after_s: float) -> Iterator[Work]:
         """Of every bucket whose span is over, and that was not written to, for so long. now: a timestamp.
 
         What is in tails becomes blocks first; the bucket is sealed when it is asked again.
