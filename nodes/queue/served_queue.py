@@ -38,19 +38,22 @@ class Changes:
         queues = self.queues[:]
         self.queues.clear()
         budget = HAND_OUT_BYTES
+        had_their_turn: list[ServedQueue] = []
         for queue in queues:
             queue.changed = False
             if not queue.open:
                 continue
             if queue.line.ready:
+                again = self.queues if budget <= 0 else had_their_turn
                 budget = queue.line.hand_out(queue.storage, budget)
                 if budget <= 0 and queue.line.ready:  # there may be more for them
                     queue.changed = True
-                    self.queues.append(queue)
+                    again.append(queue)
             queue.storage.commit()
             self._unsynced[queue.storage] = None
             queue.look_at_fullness()
         self._syncing.committed()
+        self.queues += had_their_turn  # behind those for whom nothing was left
         if self.queues:
             self.service.commit_soon()
 

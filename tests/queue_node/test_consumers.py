@@ -35,6 +35,7 @@ from queue_node.raw_queue import (
     pack,
 )
 
+from nodes.queue.config import ChannelSection
 from swarm.core import limits
 from swarm.core.limits import OUTPUT_BYTES_MAX
 from swarm.core.node import LimitsSection, Node
@@ -134,6 +135,26 @@ def test_records_are_given_out_in_turn(node: Node, client: QueueConnection) -> N
     for place, consumer in enumerate(consumers):
         numbers = [int(record) for record in consumer.records(1)]
         assert numbers == [*range(5 * place, 5 * place + 5), *range(5 * place + 15, 5 * place + 20)]
+
+
+def test_a_queue_whose_consumers_take_all_they_can_delays_no_other(tmp_path: Path) -> None:
+    """What one pass hands out is bounded: another queue has its turn in the next at the latest."""
+    with open_node(tmp_path, channel={"greedy": ChannelSection(ring_bytes=48 * MIB)}) as node:
+        client, other = QueueConnection(node), QueueConnection(node)
+        for _ in range(160):
+            client.push("greedy", *[bytes(KIB)] * 240)
+        greedy = [QueueConnection(node) for _ in range(6)]
+        for each in greedy:
+            each.consume(1, "greedy", "", records=4096)
+        other.consume(1, "other", "s")
+        for each in greedy:
+            each.take()
+        client.push("other", b"1")
+        for each in greedy:
+            each.take()
+        pass_by_itself(node)
+        assert other.records(1) == [b"1"]
+        assert client.queues("greedy")[0]["unacknowledged"] < 160 * 240  # there was more for the others
 
 
 def test_credit_is_respected(client: QueueConnection, consumer: QueueConnection) -> None:
