@@ -357,7 +357,7 @@ def test_renamed_and_removed(path: Path) -> None:
 
 def test_every_file_operation_fails_while_a_ring_is_made(path: Path) -> None:
     failed = set()
-    for error, raised in ((errno.ENOSPC, DiskFull), (errno.EIO, NodeError)):
+    for error, raised in ((errno.ENOSPC, DiskFull), (errno.ENOMEM, DiskFull), (errno.EIO, NodeError)):
         for number in range(1, 100):
             files = FailingFiles(number, error)
             try:
