@@ -17,6 +17,7 @@ from nodes.queue.overflow import overflow_numbers, overflow_path, rename_overflo
 from nodes.queue.queue_files import Files, problem
 from nodes.queue.record_queue import QueueSettings, RecordQueue
 from swarm.core.errors import BadChannel
+from swarm.core.node import NodeError
 from swarm.core.protocol import check_channel
 from swarm.queue.protocol import OWN_QUEUE
 
@@ -52,6 +53,10 @@ class DataDirectory:
                 pass
             for directory in sorted(self._channels.iterdir()):
                 if _is_channel(directory):
+                    if not directory.is_dir():
+                        raise NodeError(
+                            f"{directory} is no directory, and in the way of a channel of this name: move it away"
+                        )
                     yield from ((directory.name, subscriber) for subscriber in self._subscribers(directory))
                 else:
                     log.warning("%s is not the directory of a channel, and ignored", directory)
@@ -166,4 +171,4 @@ def _is_channel(path: Path) -> bool:
         check_channel(path.name)
     except BadChannel:
         return False
-    return path.is_dir()
+    return True

@@ -1,5 +1,6 @@
 """What a node finds when it starts (docs/formats/queue.md, "Files"): all that was acknowledged, and leftovers."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from queue_node.raw_queue import (
     open_node,
     unpack,
 )
+from queue_node.stored import FailingFiles
 
 from nodes.queue.node import close_queues, make_node
 from swarm.core.node import LimitsSection, NodeError
@@ -182,3 +184,28 @@ def test_settings_that_have_changed(tmp_path: Path) -> None:
         client = QueueConnection(node)
         client.push("c", bytes(200 * KIB))
         assert client.pop("c") == [b"1", bytes(200 * KIB)]
+
+
+def test_a_queue_that_cannot_be_opened_for_want_of_room_is_told(tmp_path: Path) -> None:
+    """Too many open files, for instance: with a limit that is lower than before."""
+    with open_node(tmp_path) as node:
+        QueueConnection(node).push("c", b"1")
+    for number in range(1, 100):
+        files = FailingFiles(number, errno.EMFILE)
+        try:
+            node = make_node(make_config(tmp_path), files=files)
+        except NodeError as error:
+            assert "Too many open files" in str(error)
+            assert not files.open_now
+        else:
+            close_queues(node)
+            break
+    assert number > 3
+
+
+def test_a_file_in_the_place_of_a_channel_stops_the_start_and_not_the_node_at_a_push(tmp_path: Path) -> None:
+    with open_node(tmp_path):
+        pass
+    (tmp_path / "channels" / "c").write_bytes(b"x")
+    with pytest.raises(NodeError, match=r"channels/c is no directory.*move it away"):
+        make_node(make_config(tmp_path))
