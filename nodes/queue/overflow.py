@@ -250,14 +250,15 @@ class Overflow:
         self.unsynced = self._new_names = True
 
     def _end_file(self) -> None:
-        out, self._out = self._out, None
+        out = self._out
         assert out
         with suppress(OSError):  # zeros at its end are passed over
             self._files.cut(out.fd, self._there[-1].end)
         if self._syncs:
-            self._ended.append(out)
+            self._ended.append(out)  # from here on a thread that syncs may close it; before, it must find it in _out
         else:
             out.close()
+        self._out = None
 
     # Reading.
 

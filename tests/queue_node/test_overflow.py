@@ -243,6 +243,38 @@ def test_synced_by_a_thread_while_it_is_used(path: Path) -> None:
 # Damage.
 
 
+class _SyncedFiles(Files):
+    """While a file is cut, another thread syncs the queue: here, at that very moment."""
+
+    def __init__(self) -> None:
+        self.queue: RecordQueue | None = None
+        self.cut_fd = -1
+        self.synced: list[int] = []
+
+    def cut(self, fd: int, size: int) -> None:
+        queue, self.queue = self.queue, None
+        if queue:
+            self.cut_fd = fd
+            queue.sync()
+        super().cut(fd, size)
+
+    def sync(self, fd: int) -> None:
+        self.synced.append(fd)
+        super().sync(fd)
+
+
+def test_a_sync_does_not_miss_the_file_that_is_just_ended(path: Path) -> None:
+    files = _SyncedFiles()
+    queue = created(path, files=files)
+    fill(queue, 0, 100)
+    files.queue = queue
+    fill(queue, 100, 200)
+    assert files.queue is None
+    assert files.cut_fd in files.synced
+    queue.sync()
+    assert pop_all(queue) == numbered(0, 200)
+
+
 def test_the_last_file_ends_anywhere(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What a write that was not finished leaves: it is cut off, and pushing goes on behind it."""
     queue = created(path)
