@@ -10,6 +10,7 @@ between is never taken for a queue.
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -130,7 +131,8 @@ class DataDirectory:
         try:
             self._move_away(ring)
             for number in overflow_numbers(ring):
-                self._move_away(overflow_path(ring, number))
+                with suppress(FileNotFoundError):  # not needed any more, and removed by the thread that syncs
+                    self._move_away(overflow_path(ring, number))
             self._sync(ring.parent)
         except OSError as error:
             raise problem(ring, "be removed", error) from error

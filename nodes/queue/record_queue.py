@@ -377,8 +377,9 @@ class RecordQueue:
         everything else goes on, `close` included. Raises OSError."""
         moved = self._overflow.sync()
         self._ring.sync()
-        if not self._closed:  # otherwise it was removed meanwhile, and its names may be another's
-            self._overflow.remove(moved)
+        for number in moved:
+            if not self._closed:  # otherwise it was removed meanwhile, and its names may be another's
+                self._overflow.remove([number])
 
     def rename_to(self, path: Path) -> None:
         """Its files, overflow first. Raises OSError; directories are not synced."""
