@@ -29,6 +29,7 @@ from queue_node.raw_queue import (
     STOP,
     TOO_MANY_CHANNELS,
     TOO_MANY_REQUESTS,
+    VALUE_TOO_BIG,
     WAIT_POP,
     QueueConnection,
     open_node,
@@ -188,6 +189,17 @@ def test_a_consumer_of_the_channels_own_queue(client: QueueConnection, consumer:
     assert client.pop("c") == []
     assert consumer.exchange(frame([1, STOP])) == [[1, DONE, "stopped"]]
     assert client.pop("c") == [b"b"]
+
+
+def test_a_push_that_is_refused_ends_nobody_who_waits_for_a_new_channel(
+    client: QueueConnection, consumer: QueueConnection
+) -> None:
+    consumer.consume(1, "c", "")
+    assert client.error(PUSH, "c", bytes(70 * KIB))[0] == VALUE_TOO_BIG
+    assert client.result(CHANNELS) == []
+    assert consumer.take() == []
+    client.push("c", b"1")
+    assert consumer.records(1) == [b"1"]
 
 
 def test_without_subscriber_on_a_channel_that_has_some(client: QueueConnection, consumer: QueueConnection) -> None:
