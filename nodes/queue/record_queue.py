@@ -23,7 +23,7 @@ from nodes.queue.queue_files import Files
 from nodes.queue.reader import ANY_BYTES, Reader, Records
 from nodes.queue.recovery import find_given, open_ring
 from nodes.queue.ring import Ring
-from nodes.queue.ring_format import CAPACITY_UNIT, ENTRY_HEADER_BYTES, State, bits_bytes, entry_bytes
+from nodes.queue.ring_format import ALIGNMENT, CAPACITY_UNIT, ENTRY_HEADER_BYTES, State, bits_bytes, entry_bytes
 from swarm.core.errors import QueueFull, ValueTooBig
 from swarm.core.limits import BATCH_BYTES, BATCH_RECORDS_MAX, MIB
 from swarm.queue.batch import LENGTH_BYTES
@@ -238,6 +238,15 @@ class RecordQueue:
 
     def _drop_oldest(self, needed: int) -> None:
         ring, reader, given = self._ring, self._reader, self._given
+        head, sequence = self._head()
+        missing = needed - (ring.capacity - (ring.tail - head))
+        # The first entry that may stay, by one search: before it may be as many as the ring has of the smallest.
+        entry = ring.next_entry(head + -(-missing // ALIGNMENT) * ALIGNMENT, sequence)
+        if entry:
+            self.dropped += given.drop_before(entry.sequence)
+            if reader.sequence < entry.sequence:
+                self.dropped += entry.sequence - reader.sequence
+                reader.go_to(entry.position, entry.sequence, entry.before)
         while ring.capacity - (ring.tail - self._head()[0]) < needed:
             entry = ring.entry(self._head()[0])
             if entry is None and not given:

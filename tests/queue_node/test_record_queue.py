@@ -10,6 +10,7 @@ import pytest
 from stored import ANY, SMALL, FailingFiles, pop, pop_all, push, reopened, take
 
 from nodes.queue.record_queue import QueueSettings, RecordQueue
+from nodes.queue.ring import Ring
 from nodes.queue.ring_format import entry_bytes
 from swarm.core.errors import DiskFull, QueueFull, SwarmError
 from swarm.core.node import NodeError
@@ -277,6 +278,30 @@ def test_drop_oldest_takes_what_is_given_out_too(path: Path) -> None:
     assert queue.dropped == 2 + 9
     queue = reopened(queue, path, settings)
     assert take(queue) == (13, False, [bytes(3900)])
+    queue.close()
+
+
+@pytest.mark.parametrize("given", [0, 500])
+def test_drop_oldest_takes_no_step_for_each_of_many_small_entries(
+    path: Path, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = QueueSettings(1 << 16, full="drop-oldest")
+    queue = RecordQueue.create(path, settings)
+    for number in range(1000):
+        push(queue, b"%03d" % number)
+        queue.commit()
+    if given:
+        assert len(take(queue, given)[2]) == given
+        queue.commit()
+    looked_at = []
+    entry = Ring.entry
+    monkeypatch.setattr(Ring, "entry", lambda ring, position: looked_at.append(position) or entry(ring, position))
+    push(queue, bytes(60_000))
+    assert len(looked_at) < given + 10  # the spans of those that were given out have 256 records, and are cut
+    assert queue.dropped > 900
+    queue.commit()
+    left = queue.records - 1
+    assert pop_all(queue) == [b"%03d" % number for number in range(1000 - left, 1000)] + [bytes(60_000)]
     queue.close()
 
 
