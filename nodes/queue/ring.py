@@ -178,7 +178,8 @@ class Ring:
         if len(states) == 1 and all(data.strip(b"\0") for data in copies):
             log.warning(
                 "%s: one copy of its state is not sound, and the other counts. Nothing is lost if the process was "
-                "killed while it wrote it; otherwise the last commit may be: what it pushed is lost, what it took comes again",
+                "killed while it wrote it; otherwise the last commit may be: what it pushed is lost, what it took "
+                "comes again",
                 path,
             )
         files.allocate(fd, 0, size)  # a copy of a ring may have holes
