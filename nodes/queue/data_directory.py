@@ -89,6 +89,11 @@ class DataDirectory:
                 self._files.remove(directory / name)
             elif not (_RING.fullmatch(name) or _OVERFLOW.fullmatch(name)):
                 log.warning("%s is not known, and ignored", directory / name)
+        if OWN_QUEUE in rings and len(rings) > 1:  # no crash leaves that; the first to subscribe would end the others
+            raise NodeError(
+                f"{directory} has {ring_name(OWN_QUEUE)} beside rings of subscribers: one of them was brought here by "
+                "hand; move away what does not belong there"
+            )
         if not rings and not any(directory.iterdir()):
             directory.rmdir()
         return sorted(rings)
