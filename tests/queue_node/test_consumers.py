@@ -168,6 +168,14 @@ def test_credit_is_respected(client: QueueConnection, consumer: QueueConnection)
     assert consumer.records(1) == [b"5", b"6", b"7", b"8", b"9"]
 
 
+def test_what_is_granted_beyond_the_most_credit_is_cut(client: QueueConnection, consumer: QueueConnection) -> None:
+    consumer.consume(1, "c", "s", records=1, credit=1)
+    for _ in range(3):
+        consumer.give(frame([1, CREDIT, limits.CREDIT_MAX]))
+    client.push("c", *[b"x"] * (2 * limits.CREDIT_MAX))
+    assert len(consumer.batches(1)) == limits.CREDIT_MAX
+
+
 def test_a_batch_is_bounded_in_bytes(tmp_path: Path) -> None:
     with open_node(tmp_path, ring_bytes=4 * MIB) as node:
         client, consumer = QueueConnection(node), QueueConnection(node)
