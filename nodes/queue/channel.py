@@ -153,9 +153,7 @@ class QueueChannel:
         return own
 
     def _add(self, subscriber: str, storage: RecordQueue, line: Line) -> ServedQueue:
-        queue = self.queues[subscriber] = ServedQueue(
-            self.name, subscriber, storage, line, self._changes, drops=self.settings.full == "drop-oldest"
-        )
+        queue = self.queues[subscriber] = ServedQueue(self.name, subscriber, storage, line, self._changes)
         self._count_queues()
         return queue
 

@@ -166,6 +166,12 @@ class RecordQueue:
 
     # Pushing.
 
+    @property
+    def drops(self) -> bool:
+        """Whether a push that finds no room drops records. Not while something waits in overflow files, of a time when
+        the settings were others: what is pushed waits behind it, or is refused."""
+        return self.settings.full == "drop-oldest" and not self._spills
+
     def make_room(self, count: int, data_bytes: int) -> None:
         """For a push. Raises ValueTooBig, where it does not fit into the ring though it were empty, QueueFull or
         DiskFull; nothing has changed then. Otherwise records may have been dropped, if the settings say so. The push

@@ -81,8 +81,9 @@ class QueueRequests:
     def _push_to(self, channels: Sequence[str], count: int, lengths: bytes, data: bytes) -> None:
         """All of it to all of them, or nothing. What may refuse it comes before what drops records for it."""
         there = [queue for name in channels if (engine := self._engine(name)) for queue in engine.queues.values()]
-        firm = [queue for queue in there if not queue.drops]
-        dropping = sorted((queue for queue in there if queue.drops), key=_capacity)  # too big is it for the smallest
+        firm = [queue for queue in there if not queue.storage.drops]
+        dropping = [queue for queue in there if queue.storage.drops]
+        dropping.sort(key=_capacity)  # too big is it for the smallest
         made: list[QueueChannel] = []
         try:
             _make_room(firm, count, len(data))

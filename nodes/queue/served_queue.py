@@ -59,14 +59,10 @@ class Changes:
 
 
 class ServedQueue:
-    def __init__(
-        self, channel: str, subscriber: str, storage: RecordQueue, line: Line, changes: Changes, *, drops: bool
-    ) -> None:
-        """drops: a push that finds no room drops records."""
+    def __init__(self, channel: str, subscriber: str, storage: RecordQueue, line: Line, changes: Changes) -> None:
         self.channel = channel
         self.subscriber = subscriber
         self.storage = storage
-        self.drops = drops
         self.line = line
         self.open = True
         """Until it is removed."""

@@ -326,6 +326,21 @@ def test_nothing_is_dropped_for_a_push_that_another_channel_refuses(tmp_path: Pa
         assert client.queues("dropping") == before
 
 
+def test_nothing_is_dropped_for_a_push_that_a_channel_with_overflow_left_refuses(tmp_path: Path) -> None:
+    """It drops the oldest, but what waits on disk since it was configured otherwise has to go first."""
+    with open_node(tmp_path, full="overflow") as node:
+        for _ in range(200):
+            QueueConnection(node).push("left", bytes(KIB))
+    left = ChannelSection(full="drop-oldest", overflow_bytes=64 * KIB)
+    with open_node(tmp_path, channel={"left": left, "*": ChannelSection(full="drop-oldest")}) as node:
+        client = QueueConnection(node)
+        for number in range(60):
+            client.push("drops", b"%d" % number * 512)
+        there = client.queues("drops")
+        assert client.error(PUSH_MANY, ["drops", "left"], *pack(bytes(30 * KIB)))[0] == QUEUE_FULL
+        assert client.queues("drops") == there
+
+
 def test_overflow_keeps_the_order_and_is_bounded(tmp_path: Path) -> None:
     with open_node(tmp_path, full="overflow", overflow_bytes=256 * KIB) as node:
         client = QueueConnection(node)
