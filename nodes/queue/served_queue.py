@@ -6,6 +6,7 @@ same pass.
 """
 
 import logging
+from time import monotonic
 
 from nodes.queue.line import Line
 from nodes.queue.record_queue import RecordQueue
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 HAND_OUT_BYTES = 2 * MIB  # in one pass, some 1 ms; the rest in the next, so that requests have their turn
 NEARLY_FULL_PERCENT = 90.0
 NO_LONGER_FULL_PERCENT = 75.0
+TOLD_AGAIN_S = 60.0  # at the earliest: a client can fill and empty a queue a thousand times a second
 
 
 class Changes:
@@ -69,6 +71,7 @@ class ServedQueue:
         self.changed = False
         self._changes = changes
         self._told_nearly_full = False
+        self._tell_from = 0.0
         line.queue = self
         if line.members:
             self.note_change()
@@ -97,12 +100,13 @@ class ServedQueue:
         self.line.queue = None
 
     def look_at_fullness(self) -> None:
-        """Tells once that it is nearly full, and again when it has been less full meanwhile."""
+        """Tells once that it is nearly full, and again when it has been less full meanwhile; once a minute at most."""
         fullness = self.storage.fullness
         if self._told_nearly_full:
             self._told_nearly_full = fullness >= NO_LONGER_FULL_PERCENT
-        elif fullness >= NEARLY_FULL_PERCENT:
+        elif fullness >= NEARLY_FULL_PERCENT and (now := monotonic()) >= self._tell_from:
             self._told_nearly_full = True
+            self._tell_from = now + TOLD_AGAIN_S
             log.warning("the queue of %s is nearly full: %.0f %%", self.name, fullness)
 
     def figures(self) -> dict[str, int | float]:

@@ -36,6 +36,7 @@ from queue_node.raw_queue import (
     unpack,
 )
 
+from nodes.queue import served_queue
 from nodes.queue.config import ChannelSection
 from swarm.core.node import LimitsSection, Node
 
@@ -393,7 +394,12 @@ def test_garbage_harms_nobody_else(node: Node) -> None:
     assert client.pop("c") == [b"x"]
 
 
-def test_it_is_told_once_that_a_queue_becomes_full(client: QueueConnection, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_told_once_that_a_queue_becomes_full(
+    client: QueueConnection, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(served_queue, "monotonic", lambda: now[0])
+
     def told() -> int:
         return sum("nearly full" in record.message for record in caplog.records)
 
@@ -405,5 +411,8 @@ def test_it_is_told_once_that_a_queue_becomes_full(client: QueueConnection, capl
     client.pop("c", count // 2)
     assert told() == 1
     fill(client, "c")
+    assert told() == 1  # not that soon again
+    now[0] += 60
+    client.pop("c", 1)
     assert told() == 2
     assert unpack(*client.result(POP_MANY, "c", 1)) == [bytes(KIB)]
