@@ -61,6 +61,7 @@ class QueueChannel:
         self.own: ServedQueue | None = None
         self.only: ServedQueue | None = None
         """Where there is one queue: most pushes look at nothing else."""
+        self._undone = False
         self._directory = directory
         self._lines = lines
         self._changes = changes
@@ -117,12 +118,17 @@ class QueueChannel:
         of_each: dict[str, Any] = {name: queue.figures() for name, queue in sorted(self.queues.items())}
         return {"records": self.records, "bytes": self.record_bytes, "subscriber": of_each}
 
+    def undo(self) -> None:
+        """The push for which it was made was refused: who waits for its first record shall not notice."""
+        self._undone = True
+
     def remove(self) -> Iterator[None]:
         """Its directory was moved away before (DataDirectory.remove_channel). Pops wait on, for the next channel of
         this name."""
         for queue in self.queues.values():
             queue.end()
-            _end_consumers(queue.line, channel_removed())
+            if not self._undone:
+                _end_consumers(queue.line, channel_removed())
             if queue.line.members:
                 self._lines.keep(self.name, queue.line)
             self._close(queue)
@@ -147,9 +153,7 @@ class QueueChannel:
         return own
 
     def _add(self, subscriber: str, storage: RecordQueue, line: Line) -> ServedQueue:
-        queue = self.queues[subscriber] = ServedQueue(
-            self.name, subscriber, storage, line, self._changes, drops=self.settings.full == "drop-oldest"
-        )
+        queue = self.queues[subscriber] = ServedQueue(self.name, subscriber, storage, line, self._changes)
         self._count_queues()
         return queue
 

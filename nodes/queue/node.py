@@ -10,8 +10,9 @@ from nodes.queue.requests import QueueRequests
 from nodes.queue.served_queue import Changes
 from nodes.queue.syncing import Syncing
 from swarm import __version__
+from swarm.core.errors import DiskFull
 from swarm.core.logs import Logs
-from swarm.core.node import Node, default_memory_limit
+from swarm.core.node import Node, NodeError, default_memory_limit
 from swarm.core.request_handler import Service
 from swarm.core.storage_channels import MemoryBudget, StorageChannels
 from swarm.queue.protocol import KIND
@@ -42,9 +43,12 @@ def make_node(
         config.limits.channels_max,
         directory.remove_channel,
     )
-    for channel, subscriber in directory.queues():
-        engine = channels.load(channel)
-        engine.load(subscriber, directory.open(channel, subscriber, engine.settings, accept_damage=accept_damage))
+    try:
+        for channel, subscriber in directory.queues():
+            engine = channels.load(channel)
+            engine.load(subscriber, directory.open(channel, subscriber, engine.settings, accept_damage=accept_damage))
+    except DiskFull as error:  # no client is there to be told: later is another start
+        raise NodeError(str(error)) from error
     if len(channels) > config.limits.channels_max:
         log.warning(
             "%d channels were loaded, channels_max is %d: no more come into being until enough are removed",
