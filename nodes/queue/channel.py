@@ -76,6 +76,14 @@ class QueueChannel:
         storage = self._directory.create(self.name, OWN_QUEUE, self.settings)
         self._add(OWN_QUEUE, storage, self._lines.take(self.name))
 
+    def undo_begin(self) -> None:
+        """The push that it has begun for was refused: it is removed, and who waits for its first record waits on."""
+        assert self.own is not None
+        line, self.own.line = self.own.line, Line()
+        line.queue = None
+        if line.members:
+            self._lines.keep(self.name, line)
+
     def subscribe(self, subscriber: str) -> ServedQueue:
         """The queue of a subscriber, made where there is none: the first takes over what the channel has."""
         queue = self.queues.get(subscriber)

@@ -83,21 +83,22 @@ class QueueRequests:
         there = [queue for name in channels if (engine := self._engine(name)) for queue in engine.queues.values()]
         firm = [queue for queue in there if not queue.drops]
         dropping = sorted((queue for queue in there if queue.drops), key=_capacity)  # too big is it for the smallest
-        made: list[str] = []
+        made: list[QueueChannel] = []
         try:
             _make_room(firm, count, len(data))
             for name in channels:
                 if name not in self._channels:
                     with self._channels.create(name) as engine:
                         engine.begin()
-                    made.append(name)
+                    made.append(engine)
                     new = list(engine.queues.values())
                     _make_room(new, count, len(data))
                     firm += new
             _make_room(dropping, count, len(data))
         except SwarmError:
-            for name in made:
-                self._channels.remove(name, self._service.in_steps)
+            for engine in made:
+                engine.undo_begin()
+                self._channels.remove(engine.name, self._service.in_steps)
             raise
         for queue in firm + dropping:
             queue.storage.push(count, lengths, data)
