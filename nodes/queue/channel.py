@@ -1,6 +1,6 @@
 """The queues of one channel: its own, or from the first subscriber on one for each subscriber."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -53,7 +53,9 @@ class QueueChannel:
         lines: Lines,
         changes: Changes,
         syncing: Syncing,
+        check_room: Callable[[], None],
     ) -> None:
+        """check_room: raises TooManyChannels where the node may have no more queues."""
         self.name = name
         self.settings = settings
         self.queues: dict[str, ServedQueue] = {}
@@ -66,6 +68,7 @@ class QueueChannel:
         self._lines = lines
         self._changes = changes
         self._syncing = syncing
+        self._check_room = check_room
 
     def load(self, subscriber: str, storage: RecordQueue) -> None:
         """A queue that was there before the node was started."""
@@ -73,7 +76,8 @@ class QueueChannel:
         self._add(subscriber, storage, line)
 
     def begin(self) -> None:
-        """The channel is new: makes its own queue. Raises DiskFull."""
+        """The channel is new: makes its own queue. Raises DiskFull, TooManyChannels."""
+        self._check_room()
         storage = self._directory.create(self.name, OWN_QUEUE, self.settings)
         self._add(OWN_QUEUE, storage, self._lines.take(self.name))
 
@@ -89,6 +93,7 @@ class QueueChannel:
             )
         if self.own is not None:
             return self._take_over(self.own, subscriber)
+        self._check_room()
         storage = self._directory.create(self.name, subscriber, self.settings)
         waiting = self._lines.take(self.name)
         _end_all(waiting, has_subscribers(self.name))

@@ -9,7 +9,7 @@ from nodes.queue.record_queue import QueueSettings
 from swarm.core.config import Address, parse_address, parse_duration, parse_size
 from swarm.core.errors import BadChannel
 from swarm.core.limits import KIB, MIB
-from swarm.core.node import LimitsSection, LogsSection
+from swarm.core.node import LimitsSection, LogsSection, count_up_to
 from swarm.core.protocol import check_channel
 
 GIB = 1024 * MIB
@@ -59,6 +59,7 @@ class QueueSection:
     overflow_bytes: Annotated[int, parse_size] = 1 * GIB
     fsync: Literal["never", "interval", "always"] = "interval"
     fsync_interval: Annotated[float, _parse_fsync_interval] = 1.0
+    queues_max: Annotated[int, count_up_to(1_000_000)] = 4096
 
 
 @dataclass(frozen=True)

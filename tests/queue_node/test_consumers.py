@@ -24,6 +24,7 @@ from queue_node.raw_queue import (
     POP,
     POP_MANY,
     PUSH,
+    PUSH_MANY,
     QUEUE_FULL,
     REMOVE_CHANNEL,
     STOP,
@@ -477,6 +478,17 @@ def test_streams_end_when_their_channel_is_removed(node: Node, client: QueueConn
     consumer.consume(1, "c", "s")
     client.push("c", b"y")
     assert consumer.batches(1) == [(0, False, [b"y"])]
+
+
+def test_who_waits_for_a_channel_waits_on_when_its_first_push_is_refused(
+    client: QueueConnection, consumer: QueueConnection
+) -> None:
+    consumer.consume(1, "c", "")
+    assert client.error(PUSH_MANY, ["c", "d"], *pack(bytes(65 * KIB)))[0] == VALUE_TOO_BIG
+    assert client.result(CHANNELS) == []
+    assert consumer.take() == []
+    client.push("c", b"x")
+    assert consumer.records(1) == [b"x"]
 
 
 def test_a_subscriber_that_is_dropped(node: Node, client: QueueConnection, tmp_path: Path) -> None:

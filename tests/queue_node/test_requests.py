@@ -12,8 +12,10 @@ from queue_node.raw_queue import (
     BATCH_TOO_BIG,
     CHANNEL_SIZE,
     CHANNELS,
+    CONSUME,
     DISK_FULL,
     DONE,
+    DROP_SUBSCRIBER,
     EMPTY_VALUE,
     KIB,
     MIB,
@@ -260,6 +262,21 @@ def test_one_channel_too_many(tmp_path: Path) -> None:
         assert client.error(PUSH, "c", b"x") == (TOO_MANY_CHANNELS, {"limit": 2})
         assert files(tmp_path) == ["channels/a/own.ring", "channels/b/own.ring"]
         client.result(REMOVE_CHANNEL, "a")
+        client.push("c", b"x")
+
+
+def test_one_queue_too_many(tmp_path: Path) -> None:
+    with open_node(tmp_path, queues_max=3) as node:
+        client = QueueConnection(node)
+        client.consume(1, "a", "s")
+        client.consume(2, "a", "t")
+        client.push("b", b"1")
+        for code, *arguments in ((PUSH, "c", b"x"), (CONSUME, "a", "u", 1, 1), (CONSUME, "d", "s", 1, 1)):
+            assert client.error(code, *arguments) == (TOO_MANY_CHANNELS, {"limit": 3})
+        assert client.error(PUSH_MANY, ["a", "c"], *pack(b"x")) == (TOO_MANY_CHANNELS, {"limit": 3})
+        assert len(files(tmp_path)) == 3
+        assert client.result(SIZE) == [2, 1, 1]
+        assert client.result(DROP_SUBSCRIBER, "a", "t") is True
         client.push("c", b"x")
 
 
