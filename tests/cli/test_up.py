@@ -315,8 +315,9 @@ def test_on_a_terminal_there_is_a_table(tmp_path: Path) -> None:
     terminal, its_end = pty.openpty()
     fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 130, 0, 0))
     command = [*SWARM, "up", "--data", str(tmp_path), "--base-port", "0"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     with subprocess.Popen(
-        command, stdin=its_end, stdout=its_end, stderr=its_end, env=os.environ | {"TERM": "xterm"}
+        command, stdin=its_end, stdout=its_end, stderr=its_end, env=environment | {"TERM": "xterm"}
     ) as process:
         os.close(its_end)
         try:
