@@ -118,12 +118,12 @@ class LogStore:
         not written to for the longest. To be carried out one after the other, or several at a time."""
         shared = self._shared
         for part in list(shared.full):
-            if part.is_at_rest:
+            if part in shared.full and part.is_at_rest:  # others may have been removed since the last was given
                 del shared.full[part]
                 if (work := part.take()) is not None:
                     yield work
         for part in list(shared.open)[: max(0, len(shared.open) - OPEN_TAILS_MAX // 2)]:
-            if part.is_at_rest and (work := part.take(flush=True)) is not None:
+            if part in shared.open and part.is_at_rest and (work := part.take(flush=True)) is not None:
                 yield work
 
     def buckets_to_seal(self, now: int, after_s: float) -> Iterator[Work]:

@@ -6,7 +6,6 @@ and what has come is written before anything is waited for.
 """
 
 import os
-import select
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -15,6 +14,7 @@ import click
 from swarm.blocking import QueueClient
 from swarm.cli import Failure, WrongCall, json_lines
 from swarm.cli.channel_commands import CHANNEL, remove_channel
+from swarm.cli.lines import BadLine, LineTooLong, more_within, read_lines
 from swarm.cli.nodes import Nodes, takes_nodes
 from swarm.cli.terminal import check_reader, confirmed, counted, write_output, write_rows
 from swarm.core.command_line import parsed_by
@@ -29,7 +29,6 @@ from swarm.queue.protocol import OWN_QUEUE, check_record
 POP_RECORDS = (
     1000  # taken from the nodes at a time: what one request is fast with, and little to lose when it is cut off
 )
-READ_BYTES = 256 * KIB  # of standard input at a time
 LINE_BYTES_MAX = 6 * VALUE_BYTES_MAX + KIB  # JSON writes a control character as six
 
 LOOK_S = 1.0  # between two looks, while it waits, at whether somebody still reads what it writes
@@ -62,10 +61,6 @@ _WAIT = click.option(
 # In.
 
 
-class BadLine(Exception):
-    """What a line holds is not a record."""
-
-
 class Lines:
     """The records that a file or pipe has: at each step all that have come, as soon as there is one."""
 
@@ -76,30 +71,20 @@ class Lines:
         """Lines without anything in them: no record can be empty."""
         self._as_json = as_json
         self._descriptor = descriptor
-        self._begun: list[bytes] = []
-        self._begun_bytes = 0
 
     def __iter__(self) -> Iterator[list[bytes]]:
         """Raises BadLine, after all that stands before that line."""
-        while data := os.read(self._descriptor, READ_BYTES):
-            if b"\n" in data:
-                *lines, begun = (b"".join(self._begun) + data).split(b"\n")
-                self._begun, self._begun_bytes = [], 0
+        try:
+            for lines in read_lines(self._descriptor, LINE_BYTES_MAX):
                 yield from self._records(lines)
-                data = begun
-            if data:
-                self._begun.append(data)
-                self._begun_bytes += len(data)
-            if self._begun_bytes > LINE_BYTES_MAX:
-                self.number += 1
-                raise BadLine(f"is longer than {LINE_BYTES_MAX} bytes, which no record needs")
-        if self._begun:
-            yield from self._records([b"".join(self._begun)])
+        except LineTooLong:
+            self.number += 1
+            raise
 
     @property
     def more(self) -> bool:
         """Whether the next step would not have to wait."""
-        return bool(select.select([self._descriptor], [], [], 0)[0])
+        return more_within(self._descriptor, 0)
 
     def _records(self, lines: Sequence[bytes]) -> Iterator[list[bytes]]:
         records: list[bytes] = []

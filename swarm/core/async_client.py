@@ -387,6 +387,8 @@ class AsyncStream:
         self._call = call
         self._connection = client._connections[call.node]
         self._waiter: Waiter | None = None
+        self.result: Any = None
+        """What the final reply told, at the end."""
 
     async def open(self) -> None:
         """Sends the request. NodeUnreachable."""
@@ -416,7 +418,7 @@ class AsyncStream:
         self._waiter = None
         if waiter.error is not None:
             raise describe(waiter.error, self._call.request, self._connection.name)
-        result_of(self._call, self._connection.name, waiter.status, waiter.result)
+        self.result = result_of(self._call, self._connection.name, waiter.status, waiter.result)
         return None
 
     def close(self) -> None:

@@ -658,6 +658,8 @@ class BlockingStream:
         self._call = call
         self._connection = client._connections[call.node]
         self._waiter: _Waiter | None = None
+        self.result: Any = None
+        """What the final reply told, at the end."""
 
     def open(self) -> None:
         """Sends the request. NodeUnreachable, ConnectionLost."""
@@ -682,7 +684,7 @@ class BlockingStream:
                         self._connection.grant(waiter, deadline)
                     return batch
                 self._waiter = None
-                result_of(self._call, self._connection.name, waiter.status, waiter.result)
+                self.result = result_of(self._call, self._connection.name, waiter.status, waiter.result)
                 return None
             except (ConnectionLost, RequestTimeout) as error:
                 raise describe(error, self._call.request, self._connection.name) from error.__cause__

@@ -10,6 +10,7 @@ class KnownNodes:
     def __init__(self, nodes: Sequence[str]) -> None:
         """nodes: their addresses, for what is told to people."""
         self.nodes = list(nodes)
+        self.several = len(self.nodes) > 1
         self.limits: Limits = DEFAULT_LIMITS
         """The narrowest of all nodes that were reached."""
         self._limits: dict[int, Limits] = {}

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from swarm.logfiles import payload
+import swarm.logfiles.payload as payload
 from swarm.logfiles.payload import BadPayload, Records
 
 

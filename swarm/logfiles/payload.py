@@ -66,10 +66,15 @@ def decode(payload: bytes, first: int) -> Records:
 def _timestamps(steps: list[int], first: int, count: int) -> list[int]:
     if len(steps) != count or not steps:
         raise BadPayload(f"{len(steps)} timestamps and {count} values")
-    if set(map(type, steps)) != {int} or min(steps) < 0 or steps[0] != 0:
-        raise BadPayload("its timestamps are not steps from one to the next")
-    steps[0] = first
-    timestamps = list(accumulate(steps))
+    try:
+        if min(steps) < 0 or steps[0] != 0 or type(steps[0]) is not int:
+            raise TypeError
+        steps[0] = first
+        timestamps = list(accumulate(steps))
+        if type(timestamps[-1]) is not int:  # a float makes every sum behind it one; cheaper than to look at all
+            raise TypeError
+    except TypeError as error:
+        raise BadPayload("its timestamps are not steps from one to the next") from error
     if first < TIMESTAMP_MIN or timestamps[-1] > TIMESTAMP_MAX:
         raise BadPayload("its timestamps are out of bounds")
     return timestamps

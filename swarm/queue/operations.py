@@ -6,27 +6,16 @@ another node each time.
 
 import logging
 import math
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import accumulate, chain
+from itertools import chain
 from typing import NamedTuple
 
 import swarm.queue.protocol as protocol
 from swarm.core import limits
+from swarm.core.any_node import Parts, Turns, check_sizes, store_in_parts, to_one_node
 from swarm.core.client_session import WAIT_FOR_NODES, Call, FirstOf, Steps
-from swarm.core.errors import (
-    BadArgument,
-    DiskFull,
-    EmptyValue,
-    NodeUnreachable,
-    OutOfMemory,
-    QueueFull,
-    ShuttingDown,
-    SwarmError,
-    TooManyChannels,
-    ValueTooBig,
-)
+from swarm.core.errors import BadArgument, NodeUnreachable, SwarmError
 from swarm.core.known_nodes import KnownNodes
 from swarm.core.operations import ask_all, check_channel, raise_first
 from swarm.core.protocol import Limits, brief, type_name
@@ -44,23 +33,17 @@ WAIT_PART_RETRY_S = 1.0  # the same where a node is not connected: it may have c
 
 assert PUSH_PART_BYTES + limits.PUSH_CHANNELS_MAX * (limits.CHANNEL_LENGTH_MAX + 3) < limits.FRAME_BYTES_PLAIN
 
-_ELSEWHERE = (NodeUnreachable, QueueFull, OutOfMemory, DiskFull, ShuttingDown, TooManyChannels)
-"""Why a node did not take a push that another one may take."""
-
 
 class QueueNodes(KnownNodes):
     """What a queue client knows: its nodes, whose turn it is, and what it holds of theirs."""
 
     def __init__(self, nodes: Sequence[str]) -> None:
         super().__init__(nodes)
-        self.several = len(self.nodes) > 1
         self.kept = Kept()
         self._record_bytes: dict[str, int] = {}
         self._part_bytes: dict[str, int] = {}
         """Of channels with a queue that is smaller than one part."""
-        count = len(self.nodes)
-        self._turns = [[(first + each) % count for each in range(count)] for first in range(count)]
-        self._pushes = self._pops = -1
+        self.pushes, self.pops = Turns(len(self.nodes)), Turns(len(self.nodes))
 
     def saw(self, channel: str, record_bytes: int) -> None:
         """How large records of a channel are."""
@@ -87,15 +70,6 @@ class QueueNodes(KnownNodes):
         smaller = max(min(limit, part_bytes) // SMALL_QUEUE_PARTS, 1)
         self._part_bytes.update(dict.fromkeys(channels, smaller))
         return smaller
-
-    def push_turn(self) -> list[int]:
-        """All nodes, in the order in which this push tries them."""
-        self._pushes = (self._pushes + 1) % len(self._turns)
-        return self._turns[self._pushes]
-
-    def pop_turn(self) -> list[int]:
-        self._pops = (self._pops + 1) % len(self._turns)
-        return self._turns[self._pops]
 
 
 class Queue(NamedTuple):
@@ -129,41 +103,25 @@ def push(known: QueueNodes, channel: Channels, record: bytes) -> Steps[None]:
         return
     check_channel(channel)
     if known.several:
-        yield from _push_to_one(known, known.push_turn(), Call(0, protocol.PUSH, (channel, record), at_once=True))
+        yield from to_one_node(known.pushes.next(), Call(0, protocol.PUSH, (channel, record), at_once=True))
     else:
         yield Call(0, protocol.PUSH, (channel, record))
 
 
 def push_many(known: QueueNodes, channel: Channels, records: Iterable[bytes]) -> Steps[None]:
-    """Sends one part after the other, so that what was stored when one fails is always the first of them."""
     channels = channel_list(channel, known.limits)
     records = _list(records)
     if not records:
         return
     sizes = _sizes(records, known.limits)
-    turn = known.push_turn()
-    stored = 0
-    try:
-        if not known.any:
-            yield WAIT_FOR_NODES
-            _check_sizes(sizes, known.limits)  # with what the node's hello has told
-        parts = _Parts(sizes, known.limits.batch_records, known.part_bytes(channels))
-        while stored < len(records):
-            stop = parts.end(stored)
-            part = pack_lengths(sizes[stored:stop]), b"".join(records[stored:stop])
-            call = Call(0, protocol.PUSH_MANY, (channels, *part), len(part[1]), at_once=known.several)
-            try:
-                turn = yield from _push_to_one(known, turn, call, of_many=stop - stored < len(records))
-                stored = stop
-            except ValueTooBig as error:
-                if stop - stored == 1 or "limit" not in error.details:
-                    raise
-                parts.bytes_max = known.has_small_queue(channels, error.details["limit"], parts.bytes_max)
-    except SwarmError as error:
-        error.details["stored"] = stored
-        if stored:
-            error.text += f"; the first {stored} of {len(records)} records were stored"
-        raise
+
+    def call_of(start: int, stop: int) -> Call:
+        part = pack_lengths(sizes[start:stop]), b"".join(records[start:stop])
+        return Call(0, protocol.PUSH_MANY, (channels, *part), len(part[1]), at_once=known.several)
+
+    smaller = partial(known.has_small_queue, channels)
+    part_bytes = known.part_bytes(channels)
+    yield from store_in_parts(known, known.pushes.next(), sizes, LENGTH_BYTES, part_bytes, call_of, smaller)
 
 
 def channel_list(channel: Channels, node_limits: Limits) -> list[str]:
@@ -188,76 +146,8 @@ def _sizes(records: list[bytes], node_limits: Limits) -> list[int]:
         for record in records:
             protocol.check_record(record, node_limits)
     sizes = list(map(len, records))
-    _check_sizes(sizes, node_limits)
+    check_sizes(sizes, node_limits)
     return sizes
-
-
-def _check_sizes(sizes: list[int], node_limits: Limits) -> None:
-    if not min(sizes):
-        raise EmptyValue(f"empty value: record {sizes.index(0)} of {len(sizes)}; a record has at least 1 byte")
-    if max(sizes) > node_limits.value_bytes:
-        raise ValueTooBig(
-            f"value too big: record {sizes.index(max(sizes))} of {len(sizes)} has {max(sizes)} bytes, "
-            f"the nodes accept {node_limits.value_bytes}",
-            {"limit": node_limits.value_bytes},
-        )
-
-
-class _Parts:
-    """Records cut into parts that one request takes."""
-
-    def __init__(self, sizes: list[int], records_max: int, bytes_max: int) -> None:
-        self.bytes_max = bytes_max
-        """Lengths and data of a part that has more than one record."""
-        self._sizes = sizes
-        self._records_max = records_max
-        self._ends: list[int] = []
-
-    def end(self, start: int) -> int:
-        """Where the part ends that begins there."""
-        count = len(self._sizes)
-        if not self._ends:
-            if count <= self._records_max and sum(self._sizes) + LENGTH_BYTES * count <= self.bytes_max:
-                return count
-            self._ends = list(accumulate(size + LENGTH_BYTES for size in self._sizes))
-        taken = self._ends[start - 1] if start else 0
-        stop = bisect_right(self._ends, taken + self.bytes_max, start, min(start + self._records_max, count))
-        return max(stop, start + 1)
-
-
-def _push_to_one(known: QueueNodes, turn: list[int], call: Call, *, of_many: bool = False) -> Steps[list[int]]:
-    """Sends a push to the first node, to the next where one cannot take it; all nodes, that one first.
-
-    of_many: it is one of many parts, and has a timeout of its own.
-    """
-    while True:
-        refusals: list[SwarmError] = []
-        for position, node in enumerate(turn):
-            try:
-                to_node = call._replace(node=node)
-                if of_many:
-                    raise_first((yield [to_node]))
-                else:
-                    yield to_node
-            except _ELSEWHERE as error:
-                refusals.append(error)
-            else:
-                return turn[position:] + turn[:position]
-        if not all(type(refusal) is NodeUnreachable for refusal in refusals):
-            raise _refused(refusals)
-        if not call.at_once:
-            raise refusals[0]
-        yield WAIT_FOR_NODES
-
-
-def _refused(refusals: list[SwarmError]) -> SwarmError:
-    """No node has taken a push: the last reason of one that was reached, with those of all nodes."""
-    last = [refusal for refusal in refusals if type(refusal) is not NodeUnreachable][-1]
-    if len(refusals) == 1:
-        return last
-    error = type(last)("; ".join(f"{each.node}: {each.text}" for each in refusals), dict(last.details))
-    error.request = last.request
-    return error
 
 
 class _Popped:
@@ -351,7 +241,7 @@ def _pop_now(known: QueueNodes, channel: str, popped: _Popped) -> Steps[None]:
     """What is there, node after node."""
     while True:
         unreachable = 0
-        for node in known.pop_turn():
+        for node in known.pops.next():
             if popped.left() <= 0:
                 return
             try:
@@ -404,7 +294,7 @@ def _pop_later(known: QueueNodes, channel: str, popped: _Popped, wait: float) ->
                 wait_s=now_s,
                 late=partial(popped.take, node, count),
             )
-            for node in known.pop_turn()
+            for node in known.pops.next()
         ]
         results, took_s = yield FirstOf(calls, popped.some, known.kept.arrivals)
         missing = [result for result in results if type(result) is NodeUnreachable]
@@ -424,7 +314,7 @@ def give_back(known: QueueNodes) -> Steps[None]:
     for (channel, node), records in known.kept.take_all().items():
         sizes = list(map(len, records))
         start = 0
-        parts = _Parts(sizes, known.limits.batch_records, known.part_bytes([channel]))
+        parts = Parts(sizes, LENGTH_BYTES, known.limits.batch_records, known.part_bytes([channel]))
         try:
             while start < len(records):
                 stop = parts.end(start)
