@@ -5,7 +5,7 @@ Every file has exactly one name: what `parse` takes, `name` and `day` give again
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Literal, NamedTuple
 
 from swarm.logfiles.payload import TIMESTAMP_MAX, TIMESTAMP_MIN
@@ -125,7 +125,7 @@ def parse_day(name: str) -> int | None:
     if _DAY.fullmatch(name) is None:
         return None
     try:
-        day = datetime.strptime(name, "%Y-%m-%d").replace(tzinfo=UTC).date()
+        day = date.fromisoformat(name)
     except ValueError:
         return None
     start = (day - _EPOCH).days * DAY_NS

@@ -18,17 +18,14 @@ once.
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import accumulate
-from pathlib import Path
 from typing import NamedTuple
 
 from nodes.logfiles.block_format import BLOCK_BYTES, BadHeader, BlockHeader, read_payload
-from nodes.logfiles.block_index import BlockIndex, Damage, SealedIndexes, read_block, read_file_header, walk
-from nodes.logfiles.file_names import Span
-from nodes.logfiles.files import Files
+from nodes.logfiles.block_index import Damage
 from nodes.logfiles.range_block import RangeBlock, encode
+from nodes.logfiles.sources import BlockFile, Key, Source, cut
 from swarm.core.limits import MIB
 from swarm.logfiles.payload import BadPayload, Records
 
@@ -37,94 +34,8 @@ DECODED_BYTES_MAX = 8 * MIB  # of sources that are kept decoded: those that reac
 KNOWN_MAX = 64
 RECORD_BYTES = 14  # what a record takes besides its value, about
 
-Key = tuple[int, int, int]
 Given = tuple[RangeBlock | None, Key]
 """A block, or None where work was done that gave none; and the key at which to go on."""
-
-
-@dataclass(slots=True)
-class BlockFile:
-    """An open file with blocks."""
-
-    files: Files
-    path: Path
-    fd: int
-    seed: bytes
-    index: BlockIndex
-
-    def read(self, number: int) -> tuple[BlockHeader, bytes]:
-        """Raises BadHeader, BadPayload, OSError."""
-        return read_block(self.files, self.fd, self.seed, self.index.offsets[number], self.index.sizes[number])
-
-
-def open_block_file(
-    files: Files, path: Path, span: Span, *, sealed: bool, indexes: SealedIndexes | None = None
-) -> BlockFile:
-    """A file, and where its blocks are. indexes: remembers that. Raises BadHeader, OSError."""
-    fd = files.open(path)
-    try:
-        found = indexes.get(path) if indexes else None
-        if found is None:
-            header = read_file_header(files, fd)
-            if header.sealed != sealed or header.span != span:
-                raise BadHeader("name that does not match the content")
-            found = header.seed, walk(files, fd, path, header.seed)
-            if indexes:
-                indexes.add(path, *found)
-        return BlockFile(files, path, fd, *found)
-    except BaseException:
-        files.close(fd)
-        raise
-
-
-class Source(NamedTuple):
-    """last_run: how many of its records have the last timestamp. file, number: the block; file None: in memory."""
-
-    first: int
-    last: int
-    seq: int
-    records: int
-    last_run: int
-    file: BlockFile | None
-    number: int
-    read: Callable[[], Records] | None
-
-    @property
-    def begin(self) -> Key:
-        return self.first, self.seq, 0
-
-    @property
-    def end(self) -> Key:
-        return self.last, self.seq, self.records
-
-
-def block_sources(file: BlockFile, count: int, first: int, end: int, seq: int) -> list[Source]:
-    """Of the first `count` blocks of a file those that have records with first <= timestamp < end, perhaps. The first
-    gets the number seq, the others follow."""
-    index = file.index
-    spans = zip(index.firsts[:count], index.lasts[:count], strict=True)
-    numbers = [number for number, (low, high) in enumerate(spans) if high >= first and low < end]
-    return [
-        Source(
-            index.firsts[each],
-            index.lasts[each],
-            seq + each,
-            index.records[each],
-            index.last_runs[each],
-            file,
-            each,
-            None,
-        )
-        for each in numbers
-    ]
-
-
-def cut(timestamps: Sequence[int], seq: int, key: Key) -> int:
-    """How many records of this source are before a key."""
-    timestamp, other, number = key
-    if seq == other:
-        return number
-    return bisect_right(timestamps, timestamp) if seq < other else bisect_left(timestamps, timestamp)
 
 
 class _Slice(NamedTuple):
@@ -273,6 +184,7 @@ class View:
     # Several that overlap.
 
     def _merge_up(self, group: list[Source], lower: Key, upper: Key) -> Iterator[Given]:
+        lower = max(lower, group[0].begin)  # what is before was given
         while lower < upper:
             slices: list[_Slice] = []
             bound, size = upper, 0
@@ -298,6 +210,7 @@ class View:
 
     def _merge_down(self, group: list[Source], lower: Key, upper: Key) -> Iterator[Given]:
         group = sorted(group, key=lambda source: (source.last, source.seq), reverse=True)
+        upper = min(upper, group[0].end)
         while lower < upper:
             slices: list[_Slice] = []
             bound, size = lower, 0

@@ -16,69 +16,24 @@ A tail is removed when all of it is in blocks and the log is synced. One that ha
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 from nodes.logfiles.block_format import BLOCK_BYTES, BlockHeader, FileHeader, make_block, new_seed
 from nodes.logfiles.block_index import BlockIndex
+from nodes.logfiles.entries import Entry, groups, joined
 from nodes.logfiles.file_names import DAMAGED_SUFFIX, FileName, Span
 from nodes.logfiles.files import write_all
 from nodes.logfiles.shared import RECORD_MEMORY_BYTES, Shared
 from nodes.logfiles.tail import TAIL_BYTES, Tail
 from nodes.logfiles.tail_format import ENTRY_BYTES, RECORD_BYTES, pieces, pieces_bytes
 from swarm.core.limits import MIB
-from swarm.logfiles.payload import RECORDS_MAX, Codec, Records, is_ordered
+from swarm.logfiles.payload import Codec
 
 log = logging.getLogger(__name__)
 
 WORK_BYTES = 4 * MIB  # of records that one BlockWork takes: some 20 ms of a thread
 JOINED_BYTES = ENTRY_BYTES // 2  # entries below it are joined in memory, so that a tail of single records is few lists
-
-
-@dataclass(slots=True)
-class Entry:
-    """Records of a tail that are in no block, in the order in which they came. bytes: of their values, and what a
-    record takes besides. end: the offset in the tail behind them."""
-
-    timestamps: list[int]
-    values: list[bytes]
-    bytes: int
-    tail: Tail
-    end: int
-
-
-def ordered(timestamps: list[int], values: list[bytes]) -> Records:
-    """By time; those with the same timestamp stay in their order."""
-    if is_ordered(timestamps):
-        return timestamps, values
-    order = sorted(range(len(timestamps)), key=timestamps.__getitem__)
-    return [timestamps[each] for each in order], [values[each] for each in order]
-
-
-def groups(entries: Sequence[Entry], *, all_of_them: bool) -> list[Sequence[Entry]]:
-    """The entries that each block is made of: some BLOCK_BYTES. all_of_them: the last may have less."""
-    found, begin, size, records = [], 0, 0, 0
-    for number, entry in enumerate(entries):
-        if records + len(entry.values) > RECORDS_MAX:
-            found.append(entries[begin:number])
-            begin, size, records = number, 0, 0
-        size += entry.bytes
-        records += len(entry.values)
-        if size >= BLOCK_BYTES:
-            found.append(entries[begin : number + 1])
-            begin, size, records = number + 1, 0, 0
-    if all_of_them and begin < len(entries):
-        found.append(entries[begin:])
-    return found
-
-
-def joined(entries: Sequence[Entry]) -> Records:
-    timestamps, values = [], []
-    for entry in entries:
-        timestamps += entry.timestamps
-        values += entry.values
-    return ordered(timestamps, values)
 
 
 class Part:

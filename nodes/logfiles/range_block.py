@@ -41,8 +41,8 @@ class RangeBlock(NamedTuple):
 
 @dataclass(slots=True)
 class Step:
-    """A bounded piece of work: the blocks it has found, and where to go on if it was the last that was drawn. Where many
-    blocks overlap there may be none, and the cursor stays: the work done is in the iterator."""
+    """A bounded piece of work: the blocks it has found, and where to go on if it was the last that was drawn. Where
+    many blocks overlap there may be none, and the cursor stays: the work done is in the iterator."""
 
     cursor: Cursor
     blocks: list[RangeBlock] = field(default_factory=list)

@@ -12,25 +12,32 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from nodes.logfiles.block_format import BadHeader
 from nodes.logfiles.block_index import BlockIndex, Damage
 from nodes.logfiles.bucket import Bucket
+from nodes.logfiles.entries import Entry, groups, joined
 from nodes.logfiles.file_names import DAY_NS, Span
-from nodes.logfiles.merging import BlockFile, Key, Source, View, block_sources, open_block_file
-from nodes.logfiles.part import Entry, groups, joined
+from nodes.logfiles.merging import View
 from nodes.logfiles.range_block import Cursor, RangeBlock, Step
 from nodes.logfiles.shared import Shared
+from nodes.logfiles.sources import BlockFile, Key, Source, block_sources, open_block_file
 from swarm.core.limits import MIB
 from swarm.core.storage_channels import channel_removed
 from swarm.logfiles.payload import TIMESTAMP_MAX, Records
 
-if TYPE_CHECKING:
-    from nodes.logfiles.channel import LogChannel
-
 STEP_BYTES = 1 * MIB  # of payloads: a step ends with the block that passes it
 STEP_SOURCES = 16  # read for merging: some 10 ms; a step may end without having found a block
+
+
+class Readable(Protocol):
+    """What a channel is to its readers."""
+
+    directory: Path
+    buckets: dict[Span, Bucket]
+    spans: list[Span]
+    removed: bool
 
 
 class _Picture:
@@ -114,7 +121,7 @@ def _reader(group: Sequence[Entry]) -> Callable[[], Records]:
 
 
 @contextmanager
-def _picture(shared: Shared, channel: "LogChannel", spans: list[Span], first: int, end: int) -> Iterator[_Picture]:
+def _picture(shared: Shared, channel: Readable, spans: list[Span], first: int, end: int) -> Iterator[_Picture]:
     picture = _take_picture(shared, channel, spans, first, end)
     try:
         yield picture
@@ -122,7 +129,7 @@ def _picture(shared: Shared, channel: "LogChannel", spans: list[Span], first: in
         picture.close()
 
 
-def _take_picture(shared: Shared, channel: "LogChannel", spans: list[Span], first: int, end: int) -> _Picture:
+def _take_picture(shared: Shared, channel: Readable, spans: list[Span], first: int, end: int) -> _Picture:
     before: object = None
     while True:
         buckets = [bucket for span in spans if (bucket := channel.buckets.get(span))]
@@ -143,7 +150,7 @@ def _take_picture(shared: Shared, channel: "LogChannel", spans: list[Span], firs
             return picture
 
 
-def _next_stretch(shared: Shared, channel: "LogChannel", first: int, end: int, *, newest: bool) -> list[Span]:
+def _next_stretch(shared: Shared, channel: Readable, first: int, end: int, *, newest: bool) -> list[Span]:
     """The spans of the first stretch, or the last one, that has a time in the range; empty if there is none."""
     with shared.lock:
         spans = channel.spans
@@ -177,7 +184,7 @@ def _begin(spans: list[Span], number: int) -> int:
 
 def read_range(
     shared: Shared,
-    channel: "LogChannel",
+    channel: Readable,
     first: int,
     end: int,
     after: Cursor | None,

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from nodes.logfiles.block_format import BadHeader
 from nodes.logfiles.block_index import Damage, last_sound, read_file_header, walk
+from nodes.logfiles.entries import Entry
 from nodes.logfiles.file_names import FileName, Span
 from nodes.logfiles.files import read_all
-from nodes.logfiles.part import Entry, Part
+from nodes.logfiles.part import Part
 from nodes.logfiles.shared import Shared
 from nodes.logfiles.tail import Tail
 from nodes.logfiles.tail_format import (

@@ -17,14 +17,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nodes.logfiles.bucket import Bucket
+from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.file_names import FileName
 from nodes.logfiles.shared import Shared
-
-if TYPE_CHECKING:
-    from nodes.logfiles.channel import LogChannel
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +32,7 @@ class SealWork:
     def __init__(
         self,
         shared: Shared,
-        channel: "LogChannel",
+        channel: LogChannel,
         bucket: Bucket,
         lock: int,
         discard: Callable[[Path], None],

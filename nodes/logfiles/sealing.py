@@ -23,8 +23,9 @@ from pathlib import Path
 from nodes.logfiles.block_format import BLOCK_BYTES, BadHeader, FileHeader, make_block, new_seed
 from nodes.logfiles.file_names import UNFINISHED_SUFFIX, FileName, Span
 from nodes.logfiles.files import Files, write_all
-from nodes.logfiles.merging import RECORD_BYTES, Source, View, block_sources, open_block_file
+from nodes.logfiles.merging import RECORD_BYTES, View
 from nodes.logfiles.range_block import decode
+from nodes.logfiles.sources import Source, block_sources, open_block_file
 from swarm.core.limits import MIB
 from swarm.logfiles.payload import TIMESTAMP_MAX, TIMESTAMP_MIN, BadPayload, Codec, Records
 

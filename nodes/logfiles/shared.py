@@ -8,19 +8,16 @@ import errno
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from nodes.logfiles.block_index import SealedIndexes
 from nodes.logfiles.files import Files
+from nodes.logfiles.tail import Tail
 from nodes.logfiles.tail_format import Encoder
 from swarm.core.errors import DiskFull, OutOfMemory
 from swarm.core.limits import CHANNELS_MAX, MIB, VALUE_BYTES_MAX
 from swarm.core.node import NodeError
 from swarm.logfiles.payload import TIMESTAMP_MAX, TIMESTAMP_MIN
-
-if TYPE_CHECKING:
-    from nodes.logfiles.part import Part
-    from nodes.logfiles.tail import Tail
 
 RECORD_MEMORY_BYTES = 96  # what a record takes in a tail's memory besides its value: two objects in two lists
 OPEN_TAILS_MAX = 512  # each takes a descriptor; past half of it, those not written to for the longest become blocks
@@ -51,6 +48,20 @@ class Work(Protocol):
         """On the loop, when run has ended, whether it has raised or not. Raises OSError."""
 
 
+class Writable(Protocol):
+    """What a part of a bucket is to the store as a whole."""
+
+    def write(self) -> None:
+        """What the pass has brought."""
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether `take` may be called."""
+
+    def take(self, *, flush: bool = False) -> Work | None:
+        """Work to make blocks."""
+
+
 class Shared:
     def __init__(self, directory: Path, settings: Settings, files: Files) -> None:
         self.directory = directory
@@ -59,11 +70,11 @@ class Shared:
         self.lock = Lock()
         self.encoder = Encoder()
         self.indexes = SealedIndexes()
-        self.touched: dict[Part, None] = {}
+        self.touched: dict[Writable, None] = {}
         """Parts that the present pass has brought records to."""
-        self.open: dict[Part, None] = {}
+        self.open: dict[Writable, None] = {}
         """Parts with a tail to write to; the one that was not written to for the longest comes first."""
-        self.full: dict[Part, None] = {}
+        self.full: dict[Writable, None] = {}
         """Parts that blocks are to be made of."""
         self.unsynced: dict[Tail, None] = {}
         self.new_names: dict[Path, None] = {}

@@ -25,10 +25,9 @@ from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.file_names import CHANNELS, REMOVED
 from nodes.logfiles.files import Files
 from nodes.logfiles.opening import load_channels
-from nodes.logfiles.part import BlockWork
 from nodes.logfiles.recovery import tell
 from nodes.logfiles.seal_work import SealWork
-from nodes.logfiles.shared import OPEN_TAILS_MAX, Settings, Shared
+from nodes.logfiles.shared import OPEN_TAILS_MAX, Settings, Shared, Work
 from nodes.logfiles.tail import Tail
 from swarm.core.errors import ChannelRemoved, TooManyChannels
 from swarm.core.node import NodeError
@@ -114,20 +113,20 @@ class LogStore:
         shared.new_names.clear()
         return SyncWork(shared, tails, names)
 
-    def blocks_to_make(self) -> Iterator[BlockWork]:
+    def blocks_to_make(self) -> Iterator[Work]:
         """Of every part that has enough for a block; of those with open tails, when they are many, the ones that were
         not written to for the longest. To be carried out one after the other, or several at a time."""
         shared = self._shared
         for part in list(shared.full):
-            if part in shared.full and part.is_at_rest:  # others may have been removed since the last was given
+            if part.is_at_rest:
                 del shared.full[part]
                 if (work := part.take()) is not None:
                     yield work
         for part in list(shared.open)[: max(0, len(shared.open) - OPEN_TAILS_MAX // 2)]:
-            if part in shared.open and part.is_at_rest and (work := part.take(flush=True)) is not None:
+            if part.is_at_rest and (work := part.take(flush=True)) is not None:
                 yield work
 
-    def buckets_to_seal(self, now: int, after_s: float) -> Iterator[BlockWork | SealWork]:
+    def buckets_to_seal(self, now: int, after_s: float) -> Iterator[Work]:
         """Of every bucket whose span is over, and that was not written to, for so long. now: a timestamp.
 
         What is in tails becomes blocks first; the bucket is sealed when it is asked again.

@@ -71,7 +71,8 @@ class RecordQueue:
         self._spills = False  # what is pending goes to the overflow files
         self._next_sequence = ring.state.next_sequence  # of the first pending record
         self._next_bytes = ring.state.next_bytes
-        self._free = ring.free()  # bytes that the pending entry may take where it goes
+        self.free = ring.free()
+        """Bytes that the pending entry may take where it goes."""
         self._changed = False
         self._closed = False
         self.dropped = ring.state.dropped
@@ -115,7 +116,7 @@ class RecordQueue:
                 ring.next_sequence, ring.next_bytes = waiting.first_sequence, waiting.first_bytes
                 reader.go_to(0, waiting.first_sequence, waiting.first_bytes)
         self._spills = self._overflow.size > 0
-        self._free = 0 if self._spills else ring.free()
+        self.free = 0 if self._spills else ring.free()
         find_given(ring, reader, self._given)
         self._changed = True
 
@@ -171,7 +172,7 @@ class RecordQueue:
         DiskFull; nothing has changed then. Otherwise records may have been dropped, if the settings say so. The push
         comes next: before it, nothing else is asked of this queue."""
         records, size = self._pending + count, self._pending_bytes + data_bytes
-        if records > BATCH_RECORDS_MAX or size > PENDING_BYTES or entry_bytes(records, size) > self._free:
+        if records > BATCH_RECORDS_MAX or size > PENDING_BYTES or entry_bytes(records, size) > self.free:
             self._make_more_room(count, data_bytes)
 
     def _make_more_room(self, count: int, data_bytes: int) -> None:
@@ -200,7 +201,7 @@ class RecordQueue:
         room = max(needed, min(left, SPILL_BYTES, self._ring.capacity))
         self._overflow.make_room(room)
         self._spills = True
-        self._free = room
+        self.free = room
 
     def _too_big(self, count: int, data_bytes: int) -> ValueTooBig:
         capacity = self._ring.capacity
@@ -226,10 +227,10 @@ class RecordQueue:
         lengths = b"".join(self._lengths)
         if self._spills:
             self._overflow.append(self._pending, self._next_sequence, self._next_bytes, lengths, b"".join(self._data))
-            self._free = 0
+            self.free = 0
         else:
             self._ring.append(self._pending, self._next_sequence, self._next_bytes, lengths, self._data)
-            self._free = self._ring.free()
+            self.free = self._ring.free()
         self._next_sequence += self._pending
         self._next_bytes += self._pending_bytes
         self._pending = self._pending_bytes = 0
@@ -331,23 +332,26 @@ class RecordQueue:
             if self._refill():
                 self._ring.store_state(self._state())
             self._overflow.forget()
-        self._free = 0 if self._spills else self._ring.free()
+        self.free = 0 if self._spills else self._ring.free()
 
     def _state(self) -> State:
         head, head_sequence = self._head()
         ring, reader = self._ring, self._reader
-        return State(
-            ring.state.generation + 1,
-            head,
-            head_sequence,
-            reader.position,
-            reader.sequence,
-            reader.before,
-            ring.tail,
-            ring.next_sequence,
-            ring.next_bytes,
-            self.dropped,
-            ring.damaged,
+        return State._make(
+            (
+                ring.state.generation + 1,
+                head,
+                head_sequence,
+                reader.position,
+                reader.sequence,
+                reader.before,
+                ring.tail,
+                ring.next_sequence,
+                ring.next_bytes,
+                self.dropped,
+                ring.damaged,
+                0,
+            )
         )
 
     def _refill(self) -> bool:

@@ -9,6 +9,7 @@ import logging
 
 from nodes.queue.line import Line
 from nodes.queue.record_queue import RecordQueue
+from nodes.queue.ring_format import ALIGNMENT
 from nodes.queue.syncing import Syncing
 from swarm.core.limits import MIB
 from swarm.core.request_handler import Service
@@ -49,7 +50,8 @@ class Changes:
                     self.queues.append(queue)
             queue.storage.commit()
             self._unsynced[queue.storage] = None
-            queue.look_at_fullness()
+            if queue.storage.free < queue.nearly_full or queue.told_nearly_full:
+                queue.look_at_fullness()
         self._syncing.committed()
         if self.queues:
             self.service.commit_soon()
@@ -69,7 +71,9 @@ class ServedQueue:
         """Until it is removed."""
         self.changed = False
         self._changes = changes
-        self._told_nearly_full = False
+        self.told_nearly_full = False
+        self.nearly_full = storage.capacity * (100 - NEARLY_FULL_PERCENT) / 100 + ALIGNMENT
+        """With fewer free bytes it may be: they are cheaper to look at than how full it is."""
         line.queue = self
         if line.members:
             self.note_change()
@@ -100,10 +104,10 @@ class ServedQueue:
     def look_at_fullness(self) -> None:
         """Tells once that it is nearly full, and again when it has been less full meanwhile."""
         fullness = self.storage.fullness
-        if self._told_nearly_full:
-            self._told_nearly_full = fullness >= NO_LONGER_FULL_PERCENT
+        if self.told_nearly_full:
+            self.told_nearly_full = fullness >= NO_LONGER_FULL_PERCENT
         elif fullness >= NEARLY_FULL_PERCENT:
-            self._told_nearly_full = True
+            self.told_nearly_full = True
             log.warning("the queue of %s is nearly full: %.0f %%", self.name, fullness)
 
     def figures(self) -> dict[str, int | float]:

@@ -78,7 +78,7 @@ class Producer:
         sending = Sending(self._batches, records, time.monotonic(), self._client._timeout_s)
         while sending.records:
             try:
-                self._client._run(operations.push_many(self._known, self._batches.channel, sending.records))
+                self._client._run(operations.push_many(self._known, self._batches.channels, sending.records))
                 sending.stored(len(sending.records))
             except SwarmError as error:
                 time.sleep(sending.refused(error, time.monotonic()))

@@ -71,6 +71,8 @@ class QueueClient(BlockingClient):
         return Producer(self, self._queues, channel)
 
     def pop(self, channel: str, *, wait: float = 0.0) -> bytes | None:
+        """An interrupt that strikes while it waits loses nothing; one that strikes when the answer is there may lose
+        it, as one in the caller would."""
         return self._run(operations.pop(self._queues, channel, wait))
 
     def pop_many(self, channel: str, records: int, *, wait: float = 0.0) -> list[bytes]:

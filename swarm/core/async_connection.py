@@ -131,6 +131,7 @@ class Connection:
                 self._disconnected(ClientClosed("the client was closed before the answer came"))
                 raise
             self._disconnected(connection_lost(lost), lost)
+            self.tell_change()
             await anyio.sleep(backoff * random.uniform(0.5, 1.0))
             backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
 

@@ -83,10 +83,10 @@ class AsyncStreams:
         deadline = loop.clock() + self._client._timeout_s
         self.begin(calls)
         with anyio.move_on_at(deadline):
+            self._begin_those_that_can()
             while self._to_begin and not (self._running and self._failed_once()):
+                await self._wait()
                 self._begin_those_that_can()
-                if self._to_begin:
-                    await self._wait()
         if not self._running:
             await self._client._wait_for_nodes(deadline)
         await self.settled()

@@ -35,6 +35,7 @@ from swarm.core.session import NodeHello
 from swarm.core.stats import RequestStatistics
 
 FIRST_WAIT_S = 0.1  # the kernel itself waits so long for an answer: one system call less than asking first
+FRESH_S = 0.01  # whether a connection broke that was used so shortly before is not worth asking
 MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux has it
 PENDING = object()
 
@@ -68,8 +69,12 @@ class Connection:
         self._poll = select.poll()
         self._buffer = bytearray(limits.RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
+        self._received: list[int] = []
+        """How many bytes in the buffer were received and not taken: one number, or none."""
         self.next_attempt = 0.0
         """Not before then (time.monotonic)."""
+        self.heard_at = 0.0
+        """When the last answer came (time.monotonic)."""
         self._backoff = limits.BACKOFF_FIRST_S
 
     def twin(self) -> "Connection":
@@ -130,6 +135,7 @@ class Connection:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._session = ClientSession(self._kind, compression=self._compression)
+        del self._received[:]
         self._send_all(self._session.begin(), deadline)
         while self._session.hello is None:
             self._receive(deadline)
@@ -163,6 +169,7 @@ class Connection:
                 size = self._receive_some(deadline)
                 answer = session.single_answer(self._view[:size], waiter.request_id)
                 if answer is not None:
+                    del self._received[:]
                     return answer
                 session.waiting[waiter.request_id] = waiter
                 self._take(size)
@@ -222,10 +229,20 @@ class Connection:
             with suppress(SwarmError):
                 self._send_all(self._session.outgoing(), time.monotonic())
 
+    @property
+    def expects_late(self) -> bool:
+        """Whether an answer is still to come that the program does not wait for, and that is not to be lost."""
+        return self._sock is not None and any(waiter.late for waiter in self._session.waiting.values())
+
+    @property
+    def unread(self) -> bool:
+        """Whether something was received that nobody has looked at yet."""
+        return bool(self._received)
+
     def wait_for_late_answers(self, deadline: float) -> None:
         """Receives those that are still to come, as far as they come in time."""
         with suppress(SwarmError):
-            while self._sock is not None and any(waiter.late for waiter in self._session.waiting.values()):
+            while self.expects_late:
                 self._receive(deadline)
 
     def notify(self, request: Request, arguments: tuple[Any, ...]) -> None:
@@ -289,24 +306,29 @@ class Connection:
         self._take(self._receive_some(deadline))
 
     def _receive_some(self, deadline: float) -> int:
-        """Receives into the buffer: how many bytes, at least one."""
-        while True:
+        """Receives into the buffer: how many bytes, at least one.
+
+        Python raises an interrupt when a call has returned, before its result is stored. So it is C that stores it:
+        what an interrupted call has received is there for the next one.
+        """
+        while not self._received:
             if self._sock is None:
                 raise ConnectionLost("the connection broke before the answer came")
             try:
-                size = self._sock.recv_into(self._buffer)
+                self._received.extend(map(self._sock.recv_into, (self._buffer,)))
             except BlockingIOError:
                 if not self._poll.poll(max(deadline - time.monotonic(), 0) * 1000):
                     raise RequestTimeout(f"no answer within {self._timeout_s:g} s") from None
                 continue
             except OSError as error:
                 raise self._lost(error) from error
-            if size == 0:
-                raise self._lost(ConnectionResetError("the node has closed the connection"))
-            return size
+        if self._received[0] == 0:
+            raise self._lost(ConnectionResetError("the node has closed the connection"))
+        return self._received[0]
 
     def _take(self, size: int) -> None:
         """Hands the answers in what was received to who waits for them."""
+        del self._received[:]
         try:
             answers = self._session.receive(self._view[:size])
         except SwarmError as error:
@@ -475,18 +497,20 @@ class BlockingClient:
         begun = time.monotonic()
         statistics = self._statistics.get(call.request.code) or self._statistics_of(call.request)
         try:
-            return self._ask(call, deadline)
-        except SwarmError:
-            statistics.failed += 1
-            raise
-        finally:
+            result = self._ask(call, begun, deadline)
+            self._connections[call.node].heard_at = ended = time.monotonic()
+            statistics.record(1, ended - begun)
+            return result
+        except BaseException as error:
+            statistics.failed += isinstance(error, SwarmError)
             statistics.record(1, time.monotonic() - begun)
+            raise
 
-    def _ask(self, call: Call, deadline: float) -> Any:
+    def _ask(self, call: Call, now: float, deadline: float) -> Any:
         """The result of one request. It is sent again where the connection broke and it may be repeated."""
         while True:
             connection = self._connected(call.node, deadline, call.request)
-            if not call.request.repeatable and connection.is_broken():
+            if not call.request.repeatable and now - connection.heard_at > FRESH_S and connection.is_broken():
                 continue
             try:
                 status, result = connection.ask(call, deadline + call.wait_s)
@@ -588,7 +612,7 @@ class BlockingClient:
     def _first_of(self, step: FirstOf) -> tuple[list[Any], float]:
         """Carries out requests side by side until there is enough; their results, and how long it took."""
         begun = time.monotonic()
-        if len(step.calls) == 1:
+        if len(step.calls) == 1 and not self._connections[step.calls[0].node].expects_late:
             return [self._call(step.calls[0], begun + self._timeout_s)], time.monotonic() - begun
         results: list[Any] = [None] * len(step.calls)
         in_flight: dict[int, _Waiter] = {}
@@ -619,7 +643,9 @@ class BlockingClient:
         connections = {self._connections[node].fileno(): self._connections[node] for node in nodes}
         for descriptor in connections:
             poll.register(descriptor, select.POLLIN)
-        for descriptor, _ in poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+        timeout_s = 0 if any(each.unread for each in connections.values()) else max(deadline - time.monotonic(), 0)
+        ready = {descriptor for descriptor, _ in poll.poll(timeout_s * 1000)}
+        for descriptor in ready | {number for number, each in connections.items() if each.unread}:
             with suppress(ConnectionLost):  # which is how those who wait find it
                 connections[descriptor].receive()
 

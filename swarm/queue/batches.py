@@ -2,7 +2,8 @@
 
 from swarm.core import limits
 from swarm.core.errors import DiskFull, OutOfMemory, QueueFull, SwarmError
-from swarm.queue.operations import PUSH_PART_BYTES, Channels, QueueNodes, check_push
+from swarm.queue.operations import PUSH_PART_BYTES, Channels, QueueNodes, channel_list
+from swarm.queue.protocol import check_record
 
 BATCH_BYTES = PUSH_PART_BYTES  # that wait to be sent; as many are on their way
 BATCH_RECORDS = limits.BATCH_RECORDS_MAX
@@ -14,8 +15,7 @@ class Batches:
     """Records, of which some are collected, some were sent and the first are stored, always in their order."""
 
     def __init__(self, known: QueueNodes, channel: Channels) -> None:
-        check_push(known, channel, None)
-        self.channel: Channels = channel if isinstance(channel, str) else list(channel)
+        self.channels = channel_list(channel, known.limits)
         self.stored = 0
         self._known = known
         self._pushed = 0
@@ -37,7 +37,7 @@ class Batches:
         return self.stored == self._pushed
 
     def add(self, record: bytes) -> None:
-        check_push(self._known, self.channel, record)
+        check_record(record, self._known.limits)
         self._collected.append(record)
         self._collected_bytes += len(record)
         self._pushed += 1

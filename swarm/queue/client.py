@@ -125,6 +125,7 @@ class QueueClient(AsyncClient):
         Of several nodes, one after the other is asked, beginning with another each time; where none has a record, all
         of them together. What a cancelled pop was given after all the next one gives. A record that was on its way
         when the connection broke is lost, and so are the records of a program that dies: if that must not be, consume.
+        64 pops of one client can wait at a time, one more raises TooManyRequests.
         """
         return await self._run(operations.pop(self._queues, channel, wait))
 

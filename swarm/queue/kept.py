@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 class Kept:
     def __init__(self) -> None:
         self.arrivals: set[Callable[[], None]] = set()
-        """Called when something has come."""
+        """Called when something is there."""
         self._records: dict[str, deque[tuple[int, bytes]]] = {}
         """By channel, oldest first, with the number of the node they are from."""
 
@@ -26,8 +26,7 @@ class Kept:
         added = [(node, record) for record in records]
         if added:
             self._records.setdefault(channel, deque()).extend(added)
-            for function in list(self.arrivals):
-                function()
+            self._tell()
 
     def take(self, channel: str) -> list[tuple[int, bytes]]:
         """All records of a channel, each with its node."""
@@ -37,6 +36,11 @@ class Kept:
         """What is older than all that is here."""
         if records:
             self._records.setdefault(channel, deque()).extendleft(reversed(records))
+            self._tell()
+
+    def _tell(self) -> None:
+        for function in list(self.arrivals):
+            function()
 
     def take_all(self) -> dict[tuple[str, int], list[bytes]]:
         """By channel and node."""

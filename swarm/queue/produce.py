@@ -99,7 +99,7 @@ class Producer:
         sending = Sending(self._batches, records, anyio.current_time(), self._client._timeout_s)
         while sending.records:
             try:
-                await self._client._run(operations.push_many(self._known, self._batches.channel, sending.records))
+                await self._client._run(operations.push_many(self._known, self._batches.channels, sending.records))
                 sending.stored(len(sending.records))
             except SwarmError as error:
                 await anyio.sleep(sending.refused(error, anyio.current_time()))

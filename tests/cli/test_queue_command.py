@@ -199,12 +199,31 @@ def test_ctrl_c_ends_it_without_a_word_and_nothing_is_lost(one: str, queue: Queu
     with QueueClient(one) as client, running(*consume_from(one)) as process:
         client.push("channel", b"one")
         assert read_line(process) == b"one\n"
+        wait_until(lambda: client.channel_size("channel") == (0, 0))
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_S) == -signal.SIGINT
         assert process.stderr is not None
         assert process.stderr.read() == b""
         client.push("channel", b"two")
         assert client.pop("channel") == b"two"
+
+
+@pytest.mark.parametrize(
+    "command", [("push", "channel", "-"), ("pop", "channel", "--wait", "1h"), ("consume", "channel")]
+)
+def test_ctrl_c_while_it_waits_is_no_error(nodes: Path, queue: QueueClient, command: tuple[str, ...]) -> None:
+    with running("--nodes", str(nodes), *command) as process:
+        if command[0] == "push":
+            assert process.stdin is not None
+            process.stdin.write(b"record\n")
+            process.stdin.flush()
+            wait_until(lambda: queue.channel_size("channel") == (1, 6))
+        else:
+            key = "waiting_pops" if command[0] == "pop" else "consumers"
+            wait_until(lambda: all(each[key] for each in queue.node_statistics().values()))
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=PATIENCE_S) == (b"", b"")
+        assert process.returncode == -signal.SIGINT
 
 
 def test_what_was_not_written_when_its_reader_ends_is_not_done(one: str, queue: QueueClient) -> None:

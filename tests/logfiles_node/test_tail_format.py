@@ -47,7 +47,7 @@ def encoded(seed: bytes, timestamps: list[int], values: list[bytes]) -> bytes:
 
 
 def tail(passes: Passes = PASSES, header: TailHeader = HEADER) -> bytes:
-    return header.pack() + b"".join(Encoder().encode(header.seed, *each) for each in passes)
+    return header.pack() + b"".join(encoded(header.seed, *each) for each in passes)
 
 
 def read(data: bytes, seed: bytes = SEED) -> tuple[Passes, Rest]:

@@ -410,7 +410,7 @@ async def bad_arguments_are_told_before_anything_is_sent(queue: Any, swarm: Swar
         (ValueTooBig, lambda: queue.push_many("a", [b"x", b"x" * (16 * MIB + 1)])),
         (BadArgument, lambda: queue.push([], b"x")),
         (BadArgument, lambda: queue.push(["a", "a"], b"x")),
-        (BadArgument, lambda: queue.push(["a%d" % number for number in range(65)], b"x")),
+        (BadArgument, lambda: queue.push([f"a{number}" for number in range(65)], b"x")),
         (BadArgument, lambda: queue.pop_many("a", 0)),
         (BadArgument, lambda: queue.pop_many("a", -1)),
         (BadArgument, lambda: queue.pop_many("a", True)),
@@ -521,14 +521,19 @@ async def an_error_tells_how_many_records_of_a_batch_are_stored(queue: Any, swar
     assert_same(await everything(queue, "a"), some[:stored], swarm)
 
 
-@row(SMALL)
+@row(SMALL, heavy=True)
 async def a_producer_tells_how_many_records_are_stored(queue: Any, swarm: Swarm) -> None:
     some = [b"%06d" % number + b"x" * 10 for number in range(30_000)]
-    async with swarm.client(timeout=0.05) as hasty:
-        with pytest.raises(QueueFull) as caught:
-            async with hasty.produce("a") as producer:
+    async with swarm.client(timeout=0.5) as hasty:
+        producer = hasty.produce("a")
+
+        async def produce() -> None:
+            async with producer:
                 for record in some:
                     await producer.push(record)
+
+        with pytest.raises(QueueFull) as caught:
+            await produce()
         with pytest.raises(QueueFull):
             await producer.push(b"after an error")
         with pytest.raises(QueueFull):
@@ -541,10 +546,15 @@ async def a_producer_tells_how_many_records_are_stored(queue: Any, swarm: Swarm)
 
 @row()
 async def what_a_producer_had_when_the_program_failed_is_stored(queue: Any, swarm: Swarm) -> None:
-    with pytest.raises(ZeroDivisionError):
-        async with queue.produce("a") as producer:
+    producer = queue.produce("a")
+
+    async def fail() -> None:
+        async with producer:
             await producer.push(b"one")
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     assert await queue.pop("a") == b"one"
     with pytest.raises(ClientClosed):
         await producer.push(b"two")
@@ -756,3 +766,17 @@ async def compression(queue: Any, swarm: Swarm) -> None:
     async with swarm.client(compression=True) as client:
         await client.push_many("a", [b"x" * 10_000] * 20)
         assert await client.pop_many("a", 30) == [b"x" * 10_000] * 20
+
+
+@row(SMALL)
+async def a_batch_that_is_larger_than_the_queue_can_ever_hold(queue: Any, swarm: Swarm) -> None:
+    """It leaves in smaller parts, so that what has room is stored, and the rest told."""
+    some = [record + b"x" * 500 for record in records(400 * len(swarm.addresses))]
+    with pytest.raises(QueueFull) as caught:
+        await queue.push_many("a", some)
+    stored = caught.value.details["stored"]
+    assert 100 < stored < len(some)
+    assert_same(await everything(queue, "a"), some[:stored], swarm)
+    for _ in range(5):
+        await queue.push_many("a", some[:50])
+        assert_same(await everything(queue, "a"), some[:50], swarm)

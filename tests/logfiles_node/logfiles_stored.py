@@ -208,6 +208,7 @@ def resumed(store: LogStore, name: str, first: int, end: int, *, newest_first: b
         if step is None:
             return found
         found += pairs_of_step(step, newest_first=newest_first)
+        assert step.cursor != after, "no progress"
         after = step.cursor
 
 
