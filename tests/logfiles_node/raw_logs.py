@@ -20,6 +20,7 @@ from nodes.logfiles.node import make_node
 from swarm.core.config import Address
 from swarm.core.node import LimitsSection, Node, listen
 
+DISK_FULL = 29
 READ_FAILED = 48
 PUT, PUT_MANY, GET_RANGE, TIME_SPAN = range(48, 52)
 OLDEST_FIRST, NEWEST_FIRST = 0, 1
