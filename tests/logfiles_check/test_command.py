@@ -178,6 +178,8 @@ def test_a_running_node_is_not_checked(run: Ended, tmp_path: Path, options: list
             status, _, err = run(path, *options)
             assert status == 8
             assert f"in use by another process (pid {os.getpid()})" in err
+            status, (error, summary) = run.json(path, *options)
+            assert (status, error["type"], summary["status"]) == (8, "error", 8)
     del before["lock"]
     assert {path: data for path, data in files(tmp_path).items() if path != "lock"} == before
     assert run(tmp_path, *options)[0] in (1, 4)

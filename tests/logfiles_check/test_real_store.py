@@ -12,8 +12,9 @@ import pytest
 from checked import check, repair
 from damages import append, cut, flip
 from logfiles_node.log_lines import NOON, log_lines
-from logfiles_node.stored import AbandonedStore, content, flush, make_blocks
+from logfiles_node.stored import AbandonedStore, content, flush, make_blocks, seal_all
 
+from nodes.logfiles.block_format import next_block
 from nodes.logfiles.check.findings import Kind, Report, Status
 from nodes.logfiles.file_names import SECOND_NS, FileName
 from nodes.logfiles.files import Files
@@ -125,3 +126,29 @@ def test_every_file_of_a_store_damaged_in_turn(tmp_path: Path) -> None:
         assert not left - acknowledged
         assert (acknowledged - left).total() <= 2000
         shutil.rmtree(copy)
+
+
+def test_a_sealed_file_out_of_order_is_sealed_again(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    timestamps, values = log_lines(4000, 1, NOON, mean_step=1000)
+    acknowledged = list(zip(timestamps, values, strict=True))
+    with AbandonedStore(data) as store:
+        for first in range(0, 4000, 500):
+            store.put_many("a", timestamps[first : first + 500], values[first : first + 500])
+            store.commit()
+        flush(store)
+        seal_all(store)
+        assert content(store) == acknowledged
+    (path,) = data.glob("channels/a/*/*.sealed")
+    whole = path.read_bytes()
+    second = next_block(whole, whole[24:32], 41)
+    assert second is not None
+    path.write_bytes(whole[:40] + whole[second:] + whole[40:second])
+    assert kinds(check(data)) == {Kind.OUT_OF_ORDER}
+    assert repair(data).status is Status.REPAIRED
+    with AbandonedStore(data) as store:
+        assert content(store) == acknowledged
+        seal_all(store)
+        assert content(store) == acknowledged
+    assert check(data).status is Status.CLEAN
+    assert len(list(data.glob("channels/a/*/*.sealed"))) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from nodes.logfiles.check.files import Files
-from nodes.logfiles.check.findings import Status
+from nodes.logfiles.check.findings import Report, Status
 from nodes.logfiles.check.run import Options, run
 from nodes.logfiles.check.show import progress_bar, show_json, show_text
 from nodes.logfiles.check.tree import Impossible, data_directory, find, kept_from_nodes
@@ -40,11 +40,16 @@ def command(
     data = data_directory(path)
     if channel is not None and path not in (data, data and data / "channels"):
         raise click.UsageError("--channel goes with a data directory")
-    with kept_from_nodes(data, to_change=fix):
-        found = find(path, channel)
-        options = Options(fix, truncate, jobs or len(os.sched_getaffinity(0)))
-        with progress_bar(sum(work.bytes for work in found.work), sys.stderr.isatty() and not as_json) as advance:
-            report = run(found, options, Files(), advance)
+    try:
+        with kept_from_nodes(data, to_change=fix):
+            found = find(path, channel)
+            options = Options(fix, truncate, jobs or len(os.sched_getaffinity(0)))
+            with progress_bar(sum(work.bytes for work in found.work), sys.stderr.isatty() and not as_json) as advance:
+                report = run(found, options, Files(), advance)
+    except Impossible as error:
+        if not as_json:
+            raise
+        report = Report(errors=[str(error)])
     if as_json:
         show_json(report, verbose=verbose)
     else:

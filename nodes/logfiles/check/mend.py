@@ -29,7 +29,6 @@ from nodes.logfiles.block_format import (
     BlockHeader,
     FileHeader,
     make_block,
-    new_seed,
     read_payload,
 )
 from nodes.logfiles.check.bucket import Bucket, Generation, Position
@@ -134,7 +133,7 @@ class Mending:
         elif log is None and blocks:
             assert emptied[0].name is not None
             name = FileName(emptied[0].name.span, generation.number, "log")
-            self._write(name, Scan(self._bucket.work.directory / name.name, 0, name, seed=new_seed()), blocks)
+            self._write(name, Scan(self._bucket.work.directory / name.name, 0, name), blocks)
         for tail in emptied:
             self._remove(tail.path)
         self._bucket.report.mended(findings)

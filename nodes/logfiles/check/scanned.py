@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nodes.logfiles import tail_format
-from nodes.logfiles.block_format import BadHeader, BlockHeader
+from nodes.logfiles.block_format import BadHeader, BlockHeader, new_seed
 from nodes.logfiles.check.findings import Finding, Kind
 from nodes.logfiles.file_names import FileName
 from nodes.logfiles.tail_format import Entry
@@ -32,14 +32,14 @@ class Block:
 @dataclass
 class Scan:
     """Of a file. name: as it is, None if that is no name. found: the one that its header says, None if that is not
-    sound. seed: with which its blocks or entries can be read. unfinished: the end that a node may have been writing
-    when it was stopped: a finding or not, depending on the other files of the bucket."""
+    sound. seed: with which its blocks or entries can be read, or written anew. unfinished: the end that a node may have
+    been writing when it was stopped: a finding or not, depending on the other files of the bucket."""
 
     path: Path
     size: int
     name: FileName | None
     found: FileName | None = None
-    seed: bytes = NO_SEED
+    seed: bytes = field(default_factory=new_seed)
     blocks: list[Block] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
