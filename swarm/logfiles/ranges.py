@@ -139,10 +139,10 @@ class Range:
                 raise ProtocolError(f"{self._known.nodes[node]} ended a range with {brief(result)}")
         if damaged:
             log.warning(
-                "%s: %d damaged blocks of channel %s were passed over: their records are missing in what was read",
+                "%s: of channel %s %d damaged block(s) were passed over: their records are missing in what was read",
                 self._known.nodes[node],
-                damaged,
                 self._channel,
+                damaged,
             )
 
     def next(self) -> Records | None:

@@ -94,7 +94,7 @@ def push(known: QueueNodes, channel: Channels, record: bytes) -> Steps[None]:
 
 
 def push_many(known: QueueNodes, channel: Channels, records: Iterable[bytes]) -> Steps[None]:
-    channels = _channels(channel, known.limits)
+    channels = channel_list(channel, known.limits)
     records = _list(records)
     if not records:
         return
@@ -115,12 +115,12 @@ def push_many(known: QueueNodes, channel: Channels, records: Iterable[bytes]) ->
 def check_push(known: QueueNodes, channel: Channels, record: bytes | None) -> None:
     """Raises what is wrong with a channel or several, or with a record."""
     if record is None:
-        _channels(channel, known.limits)
+        channel_list(channel, known.limits)
     else:
         protocol.check_record(record, known.limits)
 
 
-def _channels(channel: Channels, node_limits: Limits) -> list[str]:
+def channel_list(channel: Channels, node_limits: Limits) -> list[str]:
     if isinstance(channel, Sequence) and not isinstance(channel, str | bytes):
         channels = list(channel)
     else:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from swarm.blocking import DhtClient, QueueClient
+from swarm.testing import running_logfiles
 from tests.waiting import PATIENCE_S, wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "standard_library.py"
@@ -107,3 +108,52 @@ def test_every_word_is_counted_though_a_worker_is_killed(nodes: Path) -> None:
     assert done.stdout.startswith(f"{words:,} words in {len(files)} files; ")
     with QueueClient(nodes_file=nodes_queue) as queue:
         assert queue.channels() == []
+
+
+# The system's log.
+
+SYSTEM_LOG = EXAMPLE.with_name("system_log.py")
+
+
+def run_system_log(nodes: list[str], *options: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(SYSTEM_LOG), *(f"--node={node}" for node in nodes), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def rows_of(output: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.count("│") > 3]
+
+
+def test_a_day_of_this_machines_log_is_what_grep_gives() -> None:
+    if runpy.run_path(str(SYSTEM_LOG))["find_log"]() is None:
+        pytest.skip("this machine has no such log")
+    with running_logfiles(2) as running:
+        done = run_system_log(running.addresses)
+    assert done.returncode == 0, done
+    rows = rows_of(done.stdout)
+    assert len(rows) == 4
+    assert all(row[1] == row[2] and row[3] == "equal" for row in rows)
+    assert int(rows[0][1].replace(",", "")) > 0
+
+
+def test_a_log_of_which_some_records_have_several_lines(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text(
+        "no time\n2026-11-21 23:59:59 installed\n2026-11-22 00:00:00 installed\n\tinstalled\n\nmore\n"
+        "2026-11-22 23:59:59.999999 INSTALLED upgrade b\n2026-11-23 00:00:00 installed\n"
+    )
+    with running_logfiles() as running:
+        done = run_system_log(running.addresses, "--log", str(log))
+        assert done.returncode == 0, done
+        assert [row[1:] for row in rows_of(done.stdout)] == [
+            ["2", "2", "equal"],
+            ["1", "1", "equal"],
+            ["2", "2", "equal"],
+            ["1", "1", "equal"],
+        ]
+
+
+def test_without_a_node_or_a_log_the_example_says_so(tmp_path: Path) -> None:
+    done = run_system_log(["127.0.0.1:1"], "--log", str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
