@@ -214,6 +214,17 @@ def test_a_removed_channel_may_begin_anew_at_once(tmp_path: Path) -> None:
         assert content(store) == PAIRS[:5]
 
 
+def test_a_removed_channel_with_the_same_records_anew_has_files_of_the_same_names(tmp_path: Path) -> None:
+    with AbandonedStore(tmp_path) as store:
+        for text in (b"one", b"two"):
+            pairs = [(NOON + number, text) for number in range(1000)]
+            put(store, pairs)
+            seal_all(store)
+            assert content(store) == pairs
+            for _ in store.remove_channel("a"):
+                pass
+
+
 def test_a_channel_whose_blocks_are_being_made_is_removed_afterwards(tmp_path: Path) -> None:
     with AbandonedStore(tmp_path) as store:
         store.put_many("a", *map(list, zip(*PAIRS[:4000], strict=True)))
