@@ -76,8 +76,8 @@ class BlockIndex:
 
 
 class SealedIndexes:
-    """The indexes of the sealed files that were read last. A path alone does not say which file it is: a bucket that was
-    removed and filled with the same anew has a file of the same name, with another seed."""
+    """The indexes of the sealed files that were read last. A path alone does not say which file it is: a bucket that
+    was removed and filled with the same anew has a file of the same name, with another seed."""
 
     def __init__(self) -> None:
         self._found: OrderedDict[Path, tuple[bytes, BlockIndex]] = OrderedDict()

@@ -113,6 +113,10 @@ class LogStore:
         shared.new_names.clear()
         return SyncWork(shared, tails, names)
 
+    @property
+    def has_blocks_to_make(self) -> bool:
+        return bool(self._shared.full) or len(self._shared.open) > OPEN_TAILS_MAX // 2
+
     def blocks_to_make(self) -> Iterator[Work]:
         """Of every part that has enough for a block; of those with open tails, when they are many, the ones that were
         not written to for the longest. To be carried out one after the other, or several at a time."""
