@@ -122,7 +122,7 @@ class LogStore:
         not written to for the longest. To be carried out one after the other, or several at a time."""
         shared = self._shared
         for part in list(shared.full):
-            if part.is_at_rest:
+            if part in shared.full and part.is_at_rest:  # others may have been removed since the last was given
                 del shared.full[part]
                 if (work := part.take()) is not None:
                     yield work
@@ -139,7 +139,10 @@ class LogStore:
             for bucket in [each for each in channel.buckets.values() if each.parts]:
                 written_at = max(part.written_at for part in bucket.parts)
                 is_over = bucket.span.end + after_s * 1e9 <= now and written_at + after_s <= monotonic()
-                if not is_over or bucket.sealing or bucket.damaged:
+                is_there = (
+                    channel.buckets.get(bucket.span) is bucket and not channel.removed
+                )  # since the last was given
+                if not (is_over and is_there) or bucket.sealing or bucket.damaged:
                     continue
                 flushes = [part for part in bucket.parts if part.tails or part.entries]
                 if not flushes:
