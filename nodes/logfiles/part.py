@@ -180,6 +180,11 @@ class Part:
             self._tail.cut()
 
     @property
+    def is_used(self) -> bool:
+        """There are files of it."""
+        return bool(self.tails) or self.log_seed is not None or self.frozen
+
+    @property
     def is_at_rest(self) -> bool:
         """Nothing is added and not written, and no work has it; it is still there."""
         return not (self.busy or self.frozen or self._values or self.gone)

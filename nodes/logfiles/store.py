@@ -206,7 +206,7 @@ class LogStore:
         if not self._removed:
             return None
         taken, self._removed = self._removed[:REMOVALS_PER_WORK], self._removed[REMOVALS_PER_WORK:]
-        return RemovalWork(self._shared.files, taken)
+        return RemovalWork(self._shared.files, taken, self._removed)
 
     def close(self) -> None:
         """An ordered end, while no work is under way: tails are cut to their length and synced. Raises NodeError."""
@@ -276,16 +276,19 @@ class SyncWork:
 
 
 class RemovalWork:
-    def __init__(self, files: Files, paths: list[Path]) -> None:
+    def __init__(self, files: Files, paths: list[Path], left: list[Path]) -> None:
+        """left: gets what could not be deleted."""
         self._files = files
         self._paths = paths
+        self._left = left
 
     def run(self) -> None:
-        for path in self._paths:
-            _delete(self._files, path)
+        while self._paths:
+            _delete(self._files, self._paths[0])
+            del self._paths[0]
 
     def finish(self) -> None:
-        pass
+        self._left += self._paths[1:] + self._paths[:1]
 
 
 def _delete(files: Files, path: Path) -> None:

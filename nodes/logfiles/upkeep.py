@@ -158,8 +158,10 @@ class Upkeep:
                 log.info("channel %s: %d buckets were dropped, the oldest, as configured", name, dropped)
                 await trio.lowlevel.checkpoint()
         while (work := self._store.removals()) is not None:
-            await self._off_loop(work.run)
-            work.finish()
+            try:
+                await self._off_loop(work.run)
+            finally:
+                work.finish()
 
     def _retention_of(self, name: str) -> Retention:
         found = self._retained.get(name)

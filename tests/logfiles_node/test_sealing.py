@@ -285,6 +285,19 @@ def test_a_channel_whose_blocks_are_being_made_is_removed_afterwards(tmp_path: P
     assert restarted(tmp_path) == [(NOON, b"new")]
 
 
+def test_what_cannot_be_deleted_is_tried_again(tmp_path: Path) -> None:
+    files = FailingFiles(1, errno.EIO, only="remove_directory")
+    with AbandonedStore(tmp_path, files=files) as store:
+        for name in ("a", "b", "c"):
+            put(store, PAIRS[:5], name)
+            for _ in store.remove_channel(name):
+                pass
+        with pytest.raises(OSError, match="Input/output"):
+            do(store.removals())
+        assert do(store.removals())
+        assert not list((tmp_path / "removed").iterdir())
+
+
 def test_what_was_being_removed_is_removed_by_the_next_start(tmp_path: Path) -> None:
     with AbandonedStore(tmp_path) as store:
         put(store, PAIRS)
