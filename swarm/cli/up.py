@@ -54,7 +54,7 @@ _COLOURS = {
     State.STOPPED: "dim",
 }
 
-_TITLES = ("node", "address", "state", "records", "bytes", "requests/s", "memory", "restarts")
+_TITLES = ("node", "address", "state", "records", "bytes", "requests/s", "memory")  # events tell of restarts
 _TITLES_WIDE = (*_TITLES[:2], "pid", "state", "hashes", *_TITLES[3:6], "clients", "memory", "restarts")
 _TITLES_OF_TEXT = ("node", "address", "pid", "state")
 

@@ -20,9 +20,13 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from nodes.dht.config import DhtConfig
+from nodes.logfiles.config import LogfilesConfig
+from nodes.queue.config import QueueConfig
 from swarm.blocking import DhtClient, LogfilesClient, QueueClient
 from swarm.cli.supervisor import NodeProcess, State
 from swarm.cli.up import NODES_MAX, PORTS, Figures, Row, draw, format_bytes
+from swarm.cli.up import up as up_command
 from swarm.core.config import Address
 from swarm.core.node import default_memory_limit
 from swarm.dht import DhtClient as AsyncDhtClient
@@ -324,8 +328,8 @@ def test_on_a_terminal_there_is_a_table(tmp_path: Path) -> None:
     os.close(terminal)
 
 
-def row(number: int) -> Row:
-    node = NodeProcess(f"dht-{number}", "", Address("127.0.0.1", 10000 + number), Path(), (), lambda *_: None)
+def row(number: int, kind: str = "dht") -> Row:
+    node = NodeProcess(f"{kind}-{number}", "", Address("127.0.0.1", 10000 + number), Path(), (), lambda *_: None)
     node.state, node.pid = State.RUNNING, 4194304
     return Row(node, AsyncDhtClient, HashRange(), Figures(1_234_567, 2**30, 2_000_000, 4096, 18 * 2**30, 11.0))
 
@@ -351,7 +355,7 @@ def test_requests_per_second_are_those_between_the_last_two_answers() -> None:
 
 @pytest.mark.parametrize(("columns", "wide"), [(80, False), (120, True)])
 def test_the_table_fits(columns: int, wide: bool) -> None:
-    rows = [row(number) for number in range(1, 65)]
+    rows = [row(number, "logfiles") for number in range(1, 65)]
     for each in rows:
         each.before = figures(0, 10.0)
     console = Console(width=columns, file=SimpleNamespace(write=len, flush=lambda: None), record=True)  # type: ignore[arg-type]
@@ -463,12 +467,19 @@ def test_the_ports_of_a_swarm_do_not_overlap() -> None:
     assert all(after - before >= NODES_MAX for before, after in pairwise(first))
 
 
+def test_by_default_the_ports_are_those_of_nodes_by_themselves() -> None:
+    base_port = next(option.default for option in up_command.params if option.name == "base_port")
+    alone = (DhtConfig(), QueueConfig(), LogfilesConfig())
+    assert [config.node.address.port - base_port for config in alone] == [0, *PORTS.values()]
+
+
 @pytest.mark.parametrize(
     "options",
     [
         ("--queue", "2", "--base-port", "65435"),
         ("--logfiles", "2", "--base-port", "65335"),
         ("--queue", "-1"),
+        ("--logfiles", "-1"),
         ("--queue", "65"),
         ("--logfiles", "65"),
     ],

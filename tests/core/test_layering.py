@@ -112,6 +112,19 @@ def test_who_imports_nodes() -> None:
             assert not [name for name in imports(path) if is_in(name, "nodes")], module
 
 
+def test_the_check_shares_only_formats_with_the_node() -> None:
+    """So that a mistake in what the node does with its files is not made a second time by what looks for it."""
+    formats = {f"nodes.logfiles.{name}" for name in ("block_format", "file_names", "tail_format")}
+    modules = [module for module in MODULES if is_in(module, "nodes.logfiles.check")]
+    assert modules
+    for module in modules:
+        shared = {name for name in own_imports(MODULES[module]) if is_in(name, "nodes")} - {"nodes.logfiles"}
+        assert not [name for name in shared - formats if not is_in(name, "nodes.logfiles.check")], module
+    for module, path in MODULES.items():
+        if not is_in(module, "nodes.logfiles.check"):
+            assert not [name for name in own_imports(path) if is_in(name, "nodes.logfiles.check")], module
+
+
 def test_only_tests_import_what_is_for_tests() -> None:
     for module, path in EVERYTHING.items():
         if not is_in(module, "swarm.testing", "tests", "bench", "examples"):
