@@ -76,24 +76,29 @@ class BlockIndex:
 
 
 class SealedIndexes:
-    """The indexes of the sealed files that were read last."""
+    """The indexes of the sealed files that were read last. A path alone does not say which file it is: a bucket that
+    was removed and filled with the same anew has a file of the same name, with another seed."""
 
     def __init__(self) -> None:
         self._found: OrderedDict[Path, tuple[bytes, BlockIndex]] = OrderedDict()
         self._blocks = 0
         self._lock = Lock()
 
-    def get(self, path: Path) -> tuple[bytes, BlockIndex] | None:
+    def get(self, path: Path, seed: bytes) -> BlockIndex | None:
+        """Of the file with this path and seed."""
         with self._lock:
-            if path in self._found:
-                self._found.move_to_end(path)
-            return self._found.get(path)
+            found = self._found.get(path)
+            if found is None or found[0] != seed:
+                return None
+            self._found.move_to_end(path)
+            return found[1]
 
     def add(self, path: Path, seed: bytes, index: BlockIndex) -> None:
         with self._lock:
-            if path not in self._found:
-                self._found[path] = seed, index
-                self._blocks += len(index) + 1
+            if (before := self._found.pop(path, None)) is not None:
+                self._blocks -= len(before[1]) + 1
+            self._found[path] = seed, index
+            self._blocks += len(index) + 1
             while self._blocks > INDEXED_BLOCKS_MAX and len(self._found) > 1:
                 self._blocks -= len(self._found.popitem(last=False)[1][1]) + 1
 

@@ -10,7 +10,7 @@ from nodes.logfiles.part import Part
 from nodes.logfiles.range_block import Cursor, Step
 from nodes.logfiles.reading import read_range
 from nodes.logfiles.shared import OPEN_TAILS_MAX, RECORD_MEMORY_BYTES, Shared
-from swarm.core.errors import BadArgument, BatchTooBig, EmptyValue, OutOfMemory, ValueTooBig
+from swarm.core.errors import BadArgument, BatchTooBig, EmptyValue, OutOfMemory, SwarmError, ValueTooBig
 
 BUCKETS_PER_BATCH_MAX = 256  # each may cost 0.1 ms: a file is made
 
@@ -42,12 +42,16 @@ class LogChannel:
         span = self._last[0] if self._last else Span.of(first, length_s)
         if not span.start <= first < span.end:
             span = Span.of(first, length_s)
-        if last < span.end:
-            parts = [(self._part(span), timestamps, values, size)]
-        else:
-            parts = self._split(timestamps, values, length_s)
-        for part, _, found, part_bytes in parts:
-            part.make_room(len(found), part_bytes)
+        try:
+            if last < span.end:
+                parts = [(self._part(span), timestamps, values, size)]
+            else:
+                parts = self._split(timestamps, values, length_s)
+            for part, _, found, part_bytes in parts:
+                part.make_room(len(found), part_bytes)
+        except SwarmError:
+            self._forget_unused({Span.of(timestamp, length_s) for timestamp in timestamps})
+            raise
         for part, times, found, part_bytes in parts:
             part.add(times, found, part_bytes)
         self.records += len(values)
@@ -104,6 +108,15 @@ class LogChannel:
         if part not in self._shared.open and len(self._shared.open) >= OPEN_TAILS_MAX:
             raise OutOfMemory(f"{OPEN_TAILS_MAX} buckets are being written to, the most that a node has open")
         return part
+
+    def _forget_unused(self, spans: set[Span]) -> None:
+        """Of these buckets, parts that were begun for records which were refused."""
+        self._last = None
+        for bucket in [self.buckets[span] for span in spans if span in self.buckets]:
+            with self._shared.lock:
+                bucket.parts = tuple(part for part in bucket.parts if part.is_used)
+            if not bucket.generation:
+                self.drop(bucket)
 
     def add(self, bucket: Bucket) -> Bucket:
         self.buckets[bucket.span] = bucket

@@ -117,5 +117,6 @@ def _load_bucket(shared: Shared, channel: LogChannel, bucket: Bucket, found: _Fo
         part, damaged = load_part(
             shared, channel.directory, bucket.span, generation, has_log=generation in found.logs, tails=tails
         )
-        bucket.parts = (*bucket.parts, part)
+        if part.tails or generation in found.logs or damaged:  # or its only tail had just been begun, and was removed
+            bucket.parts = (*bucket.parts, part)
         bucket.damaged |= damaged

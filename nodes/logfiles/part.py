@@ -64,6 +64,8 @@ class Part:
         """Bytes of the entries."""
         self._taken = 0  # entries at the front that a BlockWork has
         self.busy = False
+        self.gone = False
+        """Its files are not its own any more: another part may have files of the same names."""
 
     # What requests and passes call.
 
@@ -178,9 +180,14 @@ class Part:
             self._tail.cut()
 
     @property
+    def is_used(self) -> bool:
+        """There are files of it."""
+        return bool(self.tails) or self.log_seed is not None or self.frozen
+
+    @property
     def is_at_rest(self) -> bool:
-        """Nothing is added and not written, and no work has it."""
-        return not (self.busy or self.frozen or self._values)
+        """Nothing is added and not written, and no work has it; it is still there."""
+        return not (self.busy or self.frozen or self._values or self.gone)
 
     def close(self) -> None:
         """Gives up its files, and what it holds in memory; they stay as they are."""
@@ -192,7 +199,8 @@ class Part:
             tail.close()
 
     def drop_added(self) -> None:
-        """What was added and not written is not wanted any more."""
+        """What was added and not written is not wanted any more, and nothing will be."""
+        self.gone = True
         self.shared.touched.pop(self, None)
         self.shared.full.pop(self, None)
         self.shared.tail_bytes -= self._value_bytes + RECORD_MEMORY_BYTES * len(self._values)

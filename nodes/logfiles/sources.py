@@ -37,15 +37,15 @@ def open_block_file(
     """A file, and where its blocks are. indexes: remembers that. Raises BadHeader, OSError."""
     fd = files.open(path)
     try:
-        found = indexes.get(path) if indexes else None
-        if found is None:
-            header = read_file_header(files, fd)
-            if header.sealed != sealed or header.span != span:
-                raise BadHeader("name that does not match the content")
-            found = header.seed, walk(files, fd, path, header.seed)
+        header = read_file_header(files, fd)
+        if header.sealed != sealed or header.span != span:
+            raise BadHeader("name that does not match the content")
+        index = indexes.get(path, header.seed) if indexes else None
+        if index is None:
+            index = walk(files, fd, path, header.seed)
             if indexes:
-                indexes.add(path, *found)
-        return BlockFile(files, path, fd, *found)
+                indexes.add(path, header.seed, index)
+        return BlockFile(files, path, fd, header.seed, index)
     except BaseException:
         files.close(fd)
         raise

@@ -113,6 +113,10 @@ class LogStore:
         shared.new_names.clear()
         return SyncWork(shared, tails, names)
 
+    @property
+    def has_blocks_to_make(self) -> bool:
+        return bool(self._shared.full) or len(self._shared.open) > OPEN_TAILS_MAX // 2
+
     def blocks_to_make(self) -> Iterator[Work]:
         """Of every part that has enough for a block; of those with open tails, when they are many, the ones that were
         not written to for the longest. To be carried out one after the other, or several at a time."""
@@ -123,7 +127,7 @@ class LogStore:
                 if (work := part.take()) is not None:
                     yield work
         for part in list(shared.open)[: max(0, len(shared.open) - OPEN_TAILS_MAX // 2)]:
-            if part in shared.open and part.is_at_rest and (work := part.take(flush=True)) is not None:
+            if part.is_at_rest and (work := part.take(flush=True)) is not None:
                 yield work
 
     def buckets_to_seal(self, now: int, after_s: float) -> Iterator[Work]:
@@ -135,7 +139,10 @@ class LogStore:
             for bucket in [each for each in channel.buckets.values() if each.parts]:
                 written_at = max(part.written_at for part in bucket.parts)
                 is_over = bucket.span.end + after_s * 1e9 <= now and written_at + after_s <= monotonic()
-                if not is_over or bucket.sealing or bucket.damaged:
+                is_there = (
+                    channel.buckets.get(bucket.span) is bucket and not channel.removed
+                )  # since the last was given
+                if not (is_over and is_there) or bucket.sealing or bucket.damaged:
                     continue
                 flushes = [part for part in bucket.parts if part.tails or part.entries]
                 if not flushes:
@@ -199,7 +206,7 @@ class LogStore:
         if not self._removed:
             return None
         taken, self._removed = self._removed[:REMOVALS_PER_WORK], self._removed[REMOVALS_PER_WORK:]
-        return RemovalWork(self._shared.files, taken)
+        return RemovalWork(self._shared.files, taken, self._removed)
 
     def close(self) -> None:
         """An ordered end, while no work is under way: tails are cut to their length and synced. Raises NodeError."""
@@ -269,16 +276,19 @@ class SyncWork:
 
 
 class RemovalWork:
-    def __init__(self, files: Files, paths: list[Path]) -> None:
+    def __init__(self, files: Files, paths: list[Path], left: list[Path]) -> None:
+        """left: gets what could not be deleted."""
         self._files = files
         self._paths = paths
+        self._left = left
 
     def run(self) -> None:
-        for path in self._paths:
-            _delete(self._files, path)
+        while self._paths:
+            _delete(self._files, self._paths[0])
+            del self._paths[0]
 
     def finish(self) -> None:
-        pass
+        self._left += self._paths[1:] + self._paths[:1]
 
 
 def _delete(files: Files, path: Path) -> None:

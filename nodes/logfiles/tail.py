@@ -6,6 +6,7 @@
 └──────┴────────────┴──────────┴────────────────────────┘
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from nodes.logfiles.file_names import FileName, Span
@@ -39,7 +40,7 @@ class Tail:
 
     @classmethod
     def begin(cls, files: Files, channel: Path, span: Span, generation: int, number: int) -> "Tail":
-        """Raises OSError; then there is none, or one without records."""
+        """Raises OSError; then there is none."""
         path = channel / FileName(span, generation, "tail", number=number).path
         fd = _create(files, path)
         header = TailHeader(span, generation, number, new_seed())
@@ -49,6 +50,8 @@ class Tail:
             write_all(files, fd, header.pack(), 0)
         except OSError:
             tail.close()
+            with suppress(OSError):  # without records: the next start removes it
+                files.remove(path)
             raise
         return tail
 

@@ -42,7 +42,8 @@ class Upkeep:
         self._seal_after_s = config.store.seal_after
         self._retention: Callable[[str], Retention] = config.retention
         self._retained: dict[str, Retention] = {}
-        self._written = trio.Event()
+        self._full = trio.Event()
+        self._full.set()  # what was loaded may fill blocks
         self._sync_wanted = trio.Event()
         self._sync_failed = False
         self.syncs = 0
@@ -54,8 +55,8 @@ class Upkeep:
     def commit(self) -> None:
         """At the end of a pass: writes what it has brought."""
         self._store.commit()
-        if self._store.has_unsynced:
-            self._written.set()
+        if self._store.has_blocks_to_make:
+            self._full.set()
         if self._service.held:
             self._sync_wanted.set()
 
@@ -110,8 +111,8 @@ class Upkeep:
 
     async def _make_blocks(self) -> None:
         while True:
-            await self._written.wait()
-            self._written = trio.Event()
+            await self._full.wait()
+            self._full = trio.Event()
             while await self._carry_out("make blocks", self._store.blocks_to_make()):
                 pass
             await trio.sleep(BLOCKS_PAUSE_S)
@@ -135,6 +136,7 @@ class Upkeep:
                 self.sealed += isinstance(work, SealWork)
         except (OSError, SwarmError) as error:
             await self._failed(what, error)
+            self._full.set()  # also when writes are refused meanwhile, so that nothing else would
         return done
 
     async def _drop(self) -> None:
@@ -156,8 +158,10 @@ class Upkeep:
                 log.info("channel %s: %d buckets were dropped, the oldest, as configured", name, dropped)
                 await trio.lowlevel.checkpoint()
         while (work := self._store.removals()) is not None:
-            await self._off_loop(work.run)
-            work.finish()
+            try:
+                await self._off_loop(work.run)
+            finally:
+                work.finish()
 
     def _retention_of(self, name: str) -> Retention:
         found = self._retained.get(name)

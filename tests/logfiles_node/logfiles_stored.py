@@ -121,6 +121,9 @@ class FailingFiles(WatchedFiles):
         self.failed = ""
         """Which one it was."""
 
+    def fail_next(self) -> None:
+        self._left = 1
+
     def count(self, name: str) -> None:
         super().count(name)
         with self._lock:

@@ -166,8 +166,22 @@ async def test_blocks_that_cannot_be_made_are_made_later(tmp_path: Path, monkeyp
         assert (await logs.range("a")).records == [*records, (records[-1][0], b"one more")]
 
 
+async def test_blocks_are_made_whether_or_not_there_is_anything_to_sync(tmp_path: Path) -> None:
+    async with running(tmp_path):
+        pass  # its directories are there, and synced
+    async with running(tmp_path, tail_memory=8 * MIB) as node:
+        logs = await node.connect()
+        for _ in range(10):
+            await logs.put_many("a", [(NOON, b"x" * 1000)] * 1000)
+            with trio.fail_after(10):
+                while node.node.statistics()["tail_bytes"] > 2 * MIB:
+                    await trio.sleep(0.01)
+
+
 async def test_writers_that_are_quicker_than_the_disk_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "RETRY_S", 0.05)
+    async with running(tmp_path):
+        pass
     files = WatchedFiles()
     files.refuses = lambda operation, path: errno.EIO if path and path.suffix == ".log" else 0
     async with running(tmp_path, tail_memory=8 * MIB, files=files) as node:

@@ -309,9 +309,8 @@ def index_of(store: LogStore) -> BlockIndex:
     if bucket.parts:
         return bucket.parts[0].index
     assert bucket.sealed
-    found = store._shared.indexes.get(store.channels["a"].directory / bucket.sealed.path)
-    assert found
-    return found[1]
+    _, index = store._shared.indexes._found[store.channels["a"].directory / bucket.sealed.path]
+    return index
 
 
 def test_a_file_whose_header_is_damaged(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from nodes.logfiles.files import Files
 from nodes.logfiles.sealing import seal
 from nodes.logfiles.store import LogStore
 from swarm.core.errors import ChannelRemoved
+from swarm.core.limits import MIB
 from swarm.core.node import NodeError
 
 SPAN = Span.of(NOON, 3600)
@@ -123,6 +124,7 @@ import os, signal, subprocess, sys
 from pathlib import Path
 from nodes.logfiles import seal_work
 from nodes.logfiles.store import LogStore
+from swarm.core.limits import MIB
 store = LogStore.open(Path(sys.argv[1]))
 class Dying(subprocess.Popen):
     def __init__(self, *arguments, **options):
@@ -214,6 +216,54 @@ def test_a_removed_channel_may_begin_anew_at_once(tmp_path: Path) -> None:
         assert content(store) == PAIRS[:5]
 
 
+def test_a_removed_channel_with_the_same_records_anew_has_files_of_the_same_names(tmp_path: Path) -> None:
+    with AbandonedStore(tmp_path) as store:
+        for text in (b"one", b"two"):
+            pairs = [(NOON + number, text) for number in range(1000)]
+            put(store, pairs)
+            seal_all(store)
+            assert content(store) == pairs
+            for _ in store.remove_channel("a"):
+                pass
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("how", ["removed", "dropped"])
+def test_a_channel_that_begins_anew_while_others_are_sealed_is_left_alone(
+    tmp_path: Path, how: str, *, sealed: bool
+) -> None:
+    new = [(NOON + HOUR, b"new"), (NOON + HOUR + 1, b"newer")]
+    with AbandonedStore(tmp_path) as store:
+        put(store, [(NOON, b"a"), (NOON + HOUR, b"b")])
+        if sealed:
+            flush(store)
+        works = store.buckets_to_seal(1 << 62, 0)
+        do(next(works))
+        if how == "removed":
+            for _ in store.remove_channel("a"):
+                pass
+        else:
+            assert store.retain("a", 1 << 62, 1.0) == 2
+        put(store, new)
+        flush(store)
+        do(works)
+        assert content(store) == new
+    with AbandonedStore(tmp_path) as store:
+        assert content(store) == new
+
+
+def test_parts_that_are_removed_while_blocks_are_made_of_others(tmp_path: Path) -> None:
+    with AbandonedStore(tmp_path) as store:
+        for name in ("a", "b"):
+            store.put_many(name, [NOON], [b"x" * MIB])
+            store.commit()
+        works = store.blocks_to_make()
+        do(next(works))
+        for _ in store.remove_channel("b"):
+            pass
+        do(works)
+
+
 def test_a_channel_whose_blocks_are_being_made_is_removed_afterwards(tmp_path: Path) -> None:
     with AbandonedStore(tmp_path) as store:
         store.put_many("a", *map(list, zip(*PAIRS[:4000], strict=True)))
@@ -233,6 +283,19 @@ def test_a_channel_whose_blocks_are_being_made_is_removed_afterwards(tmp_path: P
         while do(store.removals()):
             pass
     assert restarted(tmp_path) == [(NOON, b"new")]
+
+
+def test_what_cannot_be_deleted_is_tried_again(tmp_path: Path) -> None:
+    files = FailingFiles(1, errno.EIO, only="remove_directory")
+    with AbandonedStore(tmp_path, files=files) as store:
+        for name in ("a", "b", "c"):
+            put(store, PAIRS[:5], name)
+            for _ in store.remove_channel(name):
+                pass
+        with pytest.raises(OSError, match="Input/output"):
+            do(store.removals())
+        assert do(store.removals())
+        assert not list((tmp_path / "removed").iterdir())
 
 
 def test_what_was_being_removed_is_removed_by_the_next_start(tmp_path: Path) -> None:

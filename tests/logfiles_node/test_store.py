@@ -526,6 +526,37 @@ def test_a_disk_that_is_full_for_blocks_is_tried_again(tmp_path: Path) -> None:
         assert after_restart(tmp_path) == pairs
 
 
+@pytest.mark.parametrize("operation", ["create", "allocate", "write"])
+def test_a_bucket_whose_first_records_were_refused_is_none(tmp_path: Path, operation: str) -> None:
+    files = FailingFiles(0, errno.ENOSPC, only=operation)
+    with AbandonedStore(tmp_path, files=files) as store:
+        put(store, [(NOON, b"a")])
+        files.fail_next()
+        with pytest.raises(DiskFull):
+            store.put_many("a", [NOON, NOON + HOUR], [b"b", b"c"])
+        assert store.statistics()["buckets"] == 1
+        seal_all(store)
+        assert content(store) == [(NOON, b"a")]
+        files.fail_next()
+        with pytest.raises(DiskFull):
+            store.put_many("a", [NOON], [b"d"])
+        assert not do(store.buckets_to_seal(1 << 62, 0))
+        put(store, [(NOON, b"e"), (NOON + HOUR, b"f")])
+        seal_all(store)
+        assert content(store) == [(NOON, b"a"), (NOON, b"e"), (NOON + HOUR, b"f")]
+    assert not list(tmp_path.rglob("*.tail"))
+
+
+def test_a_tail_that_was_only_begun_leaves_no_bucket(tmp_path: Path) -> None:
+    with AbandonedStore(tmp_path) as store:
+        put(store, [(NOON, b"a")])
+    (path,) = tmp_path.rglob("*.tail")
+    path.write_bytes(bytes(65536))
+    with AbandonedStore(tmp_path) as store:
+        assert not store.statistics()["buckets"]
+        assert not do(store.buckets_to_seal(1 << 62, 0))
+
+
 def test_a_failed_sync_is_told(tmp_path: Path) -> None:
     with AbandonedStore(tmp_path, files=FailingFiles(1, errno.EIO, only="sync")) as store:
         put(store, [(NOON, b"a")])
