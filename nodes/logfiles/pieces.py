@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from time import monotonic
 
 from nodes.logfiles.block_format import BLOCK_BYTES
 from nodes.logfiles.block_index import Damage
@@ -27,6 +28,7 @@ from swarm.logfiles.payload import RECORDS_MAX, BadPayload, Records
 log = logging.getLogger(__name__)
 
 FILTERED_BYTES = 4 * MIB  # decompressed, of one piece: some 20,000 lines, 20 ms for an expression
+FILTERING_S = 0.05  # of one piece, but a block at least: an evil expression takes a thousand times as long as others
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,14 @@ class Pieces:
     def _look(self, piece: Piece) -> None:
         """At some of the blocks."""
         found = _Found(newest_first=self._asked.newest_first)
-        looked = 0
+        looked, until = 0, monotonic() + FILTERING_S
         while self._blocks:
             block = self._blocks.popleft()
             try:
                 self._look_at(block, found)
                 looked += block.raw_bytes
-                if self._left == 0 or (looked >= FILTERED_BYTES and self._blocks):
+                is_enough = looked >= FILTERED_BYTES or (looked > 0 and monotonic() > until)
+                if self._left == 0 or (is_enough and self._blocks):
                     piece.cursor = found.cursor or self._behind(block)
                     break
             except BadPayload as error:
