@@ -60,6 +60,8 @@ class Server:
     system: System
     port: int
     process: subprocess.Popen[str]
+    directory: Path
+    """Of its files."""
 
     def private_bytes(self) -> int:
         return private_bytes(self.process)
@@ -87,7 +89,7 @@ class Start:
 
 
 def node(module: str, ini: str = "") -> Start:
-    """A node: nodes.dht, nodes.queue; with this configuration."""
+    """A node: nodes.dht, nodes.queue, nodes.logfiles; with this configuration."""
 
     def command(directory: Path, port: int) -> list[str]:
         config = directory / "node.ini"
@@ -175,10 +177,10 @@ class Processes:
                 shutil.rmtree(directory)
 
     @contextmanager
-    def dht_node(self, directory: Path, start_s: float = START_S) -> Iterator[Server]:
-        """A node by its defaults, with what is in the directory; it is up within start_s."""
+    def node_on(self, directory: Path, start: Start = DHT_NODE, start_s: float = START_S) -> Iterator[Server]:
+        """A node with what is in the directory; it is up within start_s."""
         directory.mkdir(exist_ok=True)
-        server = self._start_server("ours", DHT_NODE, directory, start_s)
+        server = self._start_server("ours", start, directory, start_s)
         try:
             yield server
         finally:
@@ -195,7 +197,7 @@ class Processes:
         else:
             match = _wait_for_line(process, pipe, start.serves, start_s)
             port = int(match[1]) if start.finds_port else port
-        return Server(system, port, process)
+        return Server(system, port, process, directory)
 
     def _new_directory(self, name: str) -> Path:
         self._servers += 1
@@ -206,7 +208,7 @@ class Processes:
     # Clients.
 
     def client(self, job: Task, core: int) -> dict[str, float]:
-        """Runs a Python client program, see bench.client and bench.queue_client, and returns its figures."""
+        """Runs a Python client program, see bench.client and those named after it, and returns its figures."""
         process = self._start_client(job, core)
         try:
             return _answer(process)

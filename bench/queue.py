@@ -5,7 +5,6 @@ while records pass through.
 """
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from bench.processes import (
 )
 from bench.queue_client import SENT_TO_WARM_UP, QueueJob
 from bench.report import Row, Values, Wanted
-from bench.rounds import Benchmark, Measurement, Phase, Round, Settings, at_least, at_most
+from bench.rounds import Benchmark, Measurement, Phase, Round, Settings, at_least, at_most, beside
 
 RING_MIB = 64
 RING_BYTES = RING_MIB << 20
@@ -75,12 +74,6 @@ class QueueRound(Round):
         super().__init__(processes, values, number)
         self.settings = settings
 
-    def note_all(self, rows: tuple[Row, ...], system: System, value: float) -> None:
-        """Of rows that compare ours with one peer each, in those that the system is in."""
-        for row in rows:
-            if system in ("ours", row.against):
-                self.note(row, system, value)
-
     def job(self, system: System, work: str, value_bytes: int, **options: Any) -> QueueJob:
         client = {REDIS: "redis", REDIS_FILE: "redis", BEANSTALKD: "beanstalkd", BEANSTALKD_FILE: "beanstalkd"}
         settings = {"records": self.settings.count(value_bytes), "seconds": self.settings.single_s} | options
@@ -92,14 +85,7 @@ class QueueRound(Round):
         return self.processes.client(self.job(system, work, value_bytes, **options), core)
 
 
-# What is measured. A peer's name leads to what it does, and what is wanted of ours beside it.
-
-Peers = Mapping[System, tuple[str, Wanted | None]]
-
-
-def beside(name: str, peers: Peers, unit: Any = "/s") -> tuple[Row, ...]:
-    """A row for each peer."""
-    return tuple(Row(f"{name}, beside {peer}", unit, does, wanted, peer) for peer, (does, wanted) in peers.items())
+# What is measured.
 
 
 def size_text(value_bytes: int) -> str:

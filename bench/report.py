@@ -31,7 +31,7 @@ class Wanted:
 @dataclass(frozen=True)
 class Row:
     name: str
-    unit: Literal["/s", "B", "MiB", "ms", "µs"]
+    unit: Literal["/s", "B", "MiB", "s", "ms", "µs"]
     peer: str
     """What the other figure is of."""
     wanted: Wanted | None = None

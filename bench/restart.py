@@ -131,7 +131,7 @@ class Size:
 
     @contextmanager
     def _filled(self, data: Path) -> Iterator[Server]:
-        with self._processes.dht_node(data) as node:
+        with self._processes.node_on(data) as node:
             self._say("filling a node")
             self._processes.client(Job("fill", "ours", node.port, str(self._keys), batch=BATCH), CLIENT_CORE)
             time.sleep(SETTLE_S)
@@ -159,7 +159,7 @@ class Size:
         """told: what the node's log says, and only this time, when it has loaded all records."""
         self._say(f"start from {source}")
         begun = time.monotonic()
-        with self._processes.dht_node(data, START_MAX_S):
+        with self._processes.node_on(data, start_s=START_MAX_S):
             up_s = time.monotonic() - begun
         found = told.findall((data / "root.log").read_text(encoding="utf-8"))
         if [int(loaded) for loaded, _ in found] != [self._records]:

@@ -6,7 +6,7 @@ and the peers close together, in the opposite order in every second round.
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +42,15 @@ def at_most(ratio: float) -> Wanted:
     return Wanted("at most", ratio)
 
 
+Peers = Mapping[System, tuple[str, Wanted | None]]
+"""By the peer's name what it does, and what is wanted of ours beside it."""
+
+
+def beside(name: str, peers: Peers, unit: Any = "/s") -> tuple[Row, ...]:
+    """A row for each peer."""
+    return tuple(Row(f"{name}, beside {peer}", unit, does, wanted, peer) for peer, (does, wanted) in peers.items())
+
+
 @dataclass(frozen=True)
 class Settings:
     rounds: int
@@ -65,6 +74,12 @@ class Round:
 
     def note(self, row: Row, series: str, value: float) -> None:
         self._values.setdefault(row.name, {}).setdefault(series, []).append(value)
+
+    def note_all(self, rows: tuple[Row, ...], system: System, value: float) -> None:
+        """Of rows that compare ours with one peer each, in those that the system is in."""
+        for row in rows:
+            if system in ("ours", row.against):
+                self.note(row, system, value)
 
     def note_spread(self, row: Row, system: System, figures: dict[str, float]) -> None:
         """How times are spread, for the table of that: number, percentiles, longest."""

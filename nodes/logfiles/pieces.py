@@ -1,8 +1,9 @@
 """The pieces of a range, one after the other, in a thread: what the store gives, as a filter and a limit leave it.
 
-A piece is a step of the store, or as much of it as a filter looks at in some ms. It ends with a Cursor: that of the
-step, or, where it was left in its middle, behind the last record that was looked at. (In front of it where the newest
-come first.)
+A piece is a batch on the wire: a step of the store, which is a block if blocks are large, so that a frame ends with it;
+several where they are small, or where a filter has left little of them. It ends with a Cursor: that of the last step,
+or, where that was left in its middle, behind the last record that was looked at. (In front of it where the newest come
+first.)
 
 Of a block that is taken as a whole the stored bytes go on. Records that are taken of other blocks are collected in new
 ones, which are small: nothing is gained by compressing them.
@@ -13,7 +14,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from time import monotonic
 
 from nodes.logfiles.block_format import BLOCK_BYTES
@@ -21,14 +22,16 @@ from nodes.logfiles.block_index import Damage
 from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.filters import Filter
 from nodes.logfiles.range_block import Cursor, RangeBlock, Step, encode, position
-from swarm.core.limits import MIB
+from swarm.core.limits import APART_BYTES_MIN, KIB, MIB
 from swarm.logfiles import payload
 from swarm.logfiles.payload import RECORDS_MAX, BadPayload, Records
 
 log = logging.getLogger(__name__)
 
-FILTERED_BYTES = 4 * MIB  # decompressed, of one piece: some 20,000 lines, 20 ms for an expression
-FILTERING_S = 0.05  # of one piece, but a block at least: an evil expression takes a thousand times as long as others
+READ_BYTES = 512 * KIB  # of payloads that a range reads ahead of what was sent
+STEPS_MAX = 64  # in a piece: buckets with few records each, or work that has found no block
+FILTERING_S = 0.05  # of looking in one go, but a block at least: an evil expression takes a thousand times as long
+FILTERED_BYTES = 4 * MIB  # decompressed, that it looks at in one go: some 20,000 lines, 20 ms for an expression
 
 
 @dataclass(frozen=True)
@@ -64,46 +67,76 @@ class Pieces:
         self._blocks: deque[RangeBlock] = deque()
         """Of the step, those that were not looked at."""
         self._step_end = Cursor(0, 0)
+        self._looked = 0
+        self._until = 0.0
+        """Bytes, decompressed, since `some` has begun."""
 
     def close(self) -> None:
         """No more is wanted; no thread is at work."""
         self._steps = iter(())
         self._blocks.clear()
 
-    def next(self) -> Piece | None:
-        """None: that was all. Raises ChannelRemoved, OSError."""
-        if self._left == 0:
-            return None
-        damages: list[Damage] = []
-        if not self._blocks:
-            step = next(self._steps, None)
-            if step is None:
-                return None
-            if self._left is None and self._asked.filter is None:
-                return Piece(step.cursor, step.blocks, step.damages, len(step.damages))
-            self._blocks.extend(step.blocks)
-            self._step_end, damages = step.cursor, step.damages
-        piece = Piece(self._step_end, damages=damages, damaged=len(damages))
-        self._look(piece)
+    def some(self) -> list[Piece]:
+        """As many as take some ms; none: that was all. Raises ChannelRemoved, OSError."""
+        found: list[Piece] = []
+        size = self._looked = 0
+        self._until = monotonic() + FILTERING_S
+        while size < READ_BYTES and not self._is_enough and (piece := self._next()) is not None:
+            found.append(piece)
+            size += sum(len(block.payload) for block in piece.blocks)
+        return found
+
+    @property
+    def _is_enough(self) -> bool:
+        return self._looked >= FILTERED_BYTES or (self._looked > 0 and monotonic() > self._until)
+
+    def _next(self) -> Piece | None:
+        if self._left is not None or self._asked.filter is not None:
+            return self._look()
+        piece: Piece | None = None
+        for step in islice(self._steps, STEPS_MAX):
+            piece = piece or Piece(step.cursor)
+            piece.cursor = step.cursor
+            piece.blocks += step.blocks
+            piece.damages += step.damages
+            piece.damaged += len(step.damages)
+            if sum(len(block.payload) for block in piece.blocks) >= APART_BYTES_MIN:
+                break
         return piece
 
-    def _look(self, piece: Piece) -> None:
-        """At some of the blocks."""
+    def _look(self) -> Piece | None:
+        """At blocks, of several steps if there is little in them."""
+        piece: Piece | None = None
         found = _Found(newest_first=self._asked.newest_first)
-        looked, until = 0, monotonic() + FILTERING_S
+        while self._left != 0 and found.size < APART_BYTES_MIN and not self._is_enough:
+            if self._blocks:
+                piece = piece or Piece(self._step_end)
+            elif (step := next(self._steps, None)) is not None:
+                self._blocks.extend(step.blocks)
+                self._step_end = step.cursor
+                piece = piece or Piece(step.cursor)
+                piece.damages += step.damages
+                piece.damaged += len(step.damages)
+            else:
+                break
+            piece.cursor = self._look_at_some(piece, found) or self._step_end
+        if piece is not None:
+            piece.blocks = found.blocks()
+        return piece
+
+    def _look_at_some(self, piece: Piece, found: "_Found") -> Cursor | None:
+        """Of this step. The cursor, if that is not the step's."""
         while self._blocks:
             block = self._blocks.popleft()
+            self._looked += block.raw_bytes
             try:
                 self._look_at(block, found)
-                looked += block.raw_bytes
-                is_enough = looked >= FILTERED_BYTES or (looked > 0 and monotonic() > until)
-                if self._left == 0 or (is_enough and self._blocks):
-                    piece.cursor = found.cursor or self._behind(block)
-                    break
+                if self._left == 0 or (self._is_enough and self._blocks):
+                    return found.cursor or self._behind(block)
             except BadPayload as error:
                 log.error("damage: a block of %d records from %d on: %s", block.records, block.first, error)
                 piece.damaged += 1
-        piece.blocks = found.blocks()
+        return None
 
     def _look_at(self, block: RangeBlock, found: "_Found") -> None:
         if self._asked.filter is None:
@@ -159,6 +192,8 @@ class _Found:
     def __init__(self, *, newest_first: bool) -> None:
         self.cursor: Cursor | None = None
         """Where the limit was reached in the middle of a block."""
+        self.size = 0
+        """Bytes of payloads, about."""
         self._newest_first = newest_first
         self._blocks: list[RangeBlock] = []
         self._records: list[Records] = []
@@ -168,6 +203,7 @@ class _Found:
     def add_block(self, block: RangeBlock) -> None:
         self._flush()
         self._blocks.append(block)
+        self.size += len(block.payload)
 
     def add_records(self, timestamps: list[int], values: list[bytes]) -> None:
         """In the order of time, all behind those that were added before; in front of them if the newest come first."""
@@ -175,7 +211,9 @@ class _Found:
             self._flush()
         self._records.append((timestamps, values))
         self._count += len(values)
-        self._bytes += sum(map(len, values))
+        size = sum(map(len, values))
+        self._bytes += size
+        self.size += size
 
     def blocks(self) -> list[RangeBlock]:
         self._flush()

@@ -1,13 +1,14 @@
 """What reads the store off the loop: a get range, whose pieces are the batches of a stream, and a time span.
 
     loop     the stream wants a batch ──► _begin ──► Signal        the next one is there ──► batch
-    thread                                  draws a step, filters some of it ─┘
+    thread                                       draws and filters some pieces ─┘
 
-One thread at a time works for a range, on one piece; ranges take turns for the threads, in the order in which they ask.
+One thread at a time works for a range, for some ms; ranges take turns for the threads, in the order in which they ask.
 So a range that finds nothing costs the others no more than one that gives all.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from struct import Struct
@@ -23,6 +24,7 @@ from swarm.core.errors import ReadFailed, SwarmError
 from swarm.core.limits import CURSOR_BYTES
 from swarm.core.protocol import DONE
 from swarm.core.request_handler import Service, Signal, StreamConnection
+from swarm.core.storage_channels import channel_removed
 from swarm.logfiles.payload import TIMESTAMP_MAX, TIMESTAMP_MIN
 
 log = logging.getLogger(__name__)
@@ -58,8 +60,9 @@ class RangeReader:
         self._limiter = limiter
         self._tell = tell
         self._ended = ended
+        self._channel = channel
         self._pieces = Pieces(channel, asked) if channel else None
-        self._ready: Batch | None = None
+        self._ready: deque[Batch] = deque()
         self._error: SwarmError | None = None
         self._cursor = b""
         self._working = False
@@ -70,11 +73,12 @@ class RangeReader:
         return self
 
     def __next__(self) -> Batch | Signal:
+        if self._channel is not None and self._channel.removed:
+            raise channel_removed()
+        if self._ready:
+            return self._ready.popleft()
         if self._error:
             raise self._error
-        if self._ready:
-            batch, self._ready = self._ready, None
-            return batch
         if self._pieces is None:
             raise StopIteration
         assert not self._working
@@ -95,29 +99,28 @@ class RangeReader:
 
     async def _work(self, pieces: Pieces, signal: Signal) -> None:
         try:
-            piece = await self._off_loop(pieces.next, self._limiter)
+            found = await self._off_loop(pieces.some, self._limiter)
         except SwarmError as error:
             self._error = error
         except OSError as error:
             self._error = _read_failed(error)
         else:
-            self._take(piece)
+            self._pieces = pieces if found else None
+            for piece in found:
+                self._take(piece)
         finally:
             self._working = False
             if self._closed:
                 pieces.close()
             signal.set()
 
-    def _take(self, piece: Piece | None) -> None:
-        if piece is None:
-            self._pieces = None
-            return
+    def _take(self, piece: Piece) -> None:
         self._damaged += piece.damaged
         for damage in piece.damages:
             self._tell(damage)
         cursor = _cursor.pack(*piece.cursor)
         if piece.blocks or cursor != self._cursor:  # or else there is nothing to tell yet
-            self._ready = cursor, [_to_wire(block) for block in piece.blocks]
+            self._ready.append((cursor, [_to_wire(block) for block in piece.blocks]))
         self._cursor = cursor
 
 

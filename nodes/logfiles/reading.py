@@ -23,11 +23,11 @@ from nodes.logfiles.merging import View
 from nodes.logfiles.range_block import Cursor, RangeBlock, Step
 from nodes.logfiles.shared import Shared
 from nodes.logfiles.sources import BlockFile, Key, Source, block_sources, open_block_file
-from swarm.core.limits import MIB
+from swarm.core.limits import APART_BYTES_MIN
 from swarm.core.storage_channels import channel_removed
 from swarm.logfiles.payload import TIMESTAMP_MAX, Records
 
-STEP_BYTES = 1 * MIB  # of payloads: a step ends with the block that passes it
+STEP_BYTES = APART_BYTES_MIN  # of payloads: a step ends with the block that passes it, and is a batch on the wire
 STEP_SOURCES = 16  # read for merging: some 10 ms; a step may end without having found a block
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import trio
 
-from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.config import StoreSection
 from nodes.logfiles.file_names import SECOND_NS
 from nodes.logfiles.filters import Filter
@@ -121,13 +120,14 @@ class LogfilesRequests:
             kind, pattern, ignore_case = filter_
             taken_by = Filter(kind, pattern, ignore_case=ignore_case)
         self._ranges += 1
+        served = self._channels.get(channel)
         return RangeReader(
             self._service,
             self._off_loop,
             self._filtering if taken_by else self._reading,
-            self._stored(channel),
+            served.stored if served else None,
             Range(first, end, unpack_cursor(after), order == NEWEST_FIRST, limit, taken_by),
-            self._store.tell,
+            served.note_damage if served else self._store.tell,
             self._range_ended,
         )
 
@@ -135,14 +135,11 @@ class LogfilesRequests:
         self._ranges -= 1
 
     def _time_span(self, connection: ConnectionHandler, request_id: int, channel: str) -> TimeSpanReader | None:
-        stored = self._stored(channel)
-        if stored is None:
+        served = self._channels.get(channel)
+        if served is None:
             connection.send_reply(request_id, DONE, None)
             return None
-        return TimeSpanReader(self._service, self._off_loop, self._reading, stored, connection, request_id)
-
-    def _stored(self, channel: str) -> LogChannel | None:
-        return self._store.channels.get(channel) if channel in self._channels else None
+        return TimeSpanReader(self._service, self._off_loop, self._reading, served.stored, connection, request_id)
 
     def _statistics(self) -> dict[str, Any]:
         return {"ranges": self._ranges}

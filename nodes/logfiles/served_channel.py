@@ -2,12 +2,16 @@
 
 import errno
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from nodes.logfiles.block_index import Damage
 from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.store import LogStore
 from swarm.core.errors import DiskFull
 from swarm.core.node import NodeError
+
+DAMAGED_MAX = 10_000  # places of a channel that are remembered, to count each once
 
 
 class ServedChannel:
@@ -16,6 +20,7 @@ class ServedChannel:
     def __init__(self, store: LogStore, name: str) -> None:
         self.name = name
         self._store = store
+        self._damaged: set[tuple[Path, int]] = set()
 
     @property
     def stored(self) -> LogChannel:
@@ -31,7 +36,18 @@ class ServedChannel:
 
     def figures(self) -> dict[str, Any]:
         stored = self.stored
-        return {"records": stored.records, "bytes": stored.record_bytes, "buckets": len(stored.spans)}
+        return {
+            "records": stored.records,
+            "bytes": stored.record_bytes,
+            "buckets": len(stored.spans),
+            "damaged": len(self._damaged),
+        }
+
+    def note_damage(self, damage: Damage) -> None:
+        """What a reader has passed over: counted and told once, however often it is met."""
+        if len(self._damaged) < DAMAGED_MAX:
+            self._damaged.add((damage.path, damage.offset))
+        self._store.tell(damage)
 
     def remove(self) -> Iterator[None]:
         """Raises DiskFull, NodeError."""

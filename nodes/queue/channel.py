@@ -1,6 +1,6 @@
 """The queues of one channel: its own, or from the first subscriber on one for each subscriber."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -53,7 +53,9 @@ class QueueChannel:
         lines: Lines,
         changes: Changes,
         syncing: Syncing,
+        check_room: Callable[[], None],
     ) -> None:
+        """check_room: raises TooManyChannels where the node may have no more queues."""
         self.name = name
         self.settings = settings
         self.queues: dict[str, ServedQueue] = {}
@@ -61,10 +63,12 @@ class QueueChannel:
         self.own: ServedQueue | None = None
         self.only: ServedQueue | None = None
         """Where there is one queue: most pushes look at nothing else."""
+        self._undone = False
         self._directory = directory
         self._lines = lines
         self._changes = changes
         self._syncing = syncing
+        self._check_room = check_room
 
     def load(self, subscriber: str, storage: RecordQueue) -> None:
         """A queue that was there before the node was started."""
@@ -72,7 +76,8 @@ class QueueChannel:
         self._add(subscriber, storage, line)
 
     def begin(self) -> None:
-        """The channel is new: makes its own queue. Raises DiskFull."""
+        """The channel is new: makes its own queue. Raises DiskFull, TooManyChannels."""
+        self._check_room()
         storage = self._directory.create(self.name, OWN_QUEUE, self.settings)
         self._add(OWN_QUEUE, storage, self._lines.take(self.name))
 
@@ -88,6 +93,7 @@ class QueueChannel:
             )
         if self.own is not None:
             return self._take_over(self.own, subscriber)
+        self._check_room()
         storage = self._directory.create(self.name, subscriber, self.settings)
         waiting = self._lines.take(self.name)
         _end_all(waiting, has_subscribers(self.name))
@@ -117,12 +123,17 @@ class QueueChannel:
         of_each: dict[str, Any] = {name: queue.figures() for name, queue in sorted(self.queues.items())}
         return {"records": self.records, "bytes": self.record_bytes, "subscriber": of_each}
 
+    def undo(self) -> None:
+        """The push for which it was made was refused: who waits for its first record shall not notice."""
+        self._undone = True
+
     def remove(self) -> Iterator[None]:
         """Its directory was moved away before (DataDirectory.remove_channel). Pops wait on, for the next channel of
         this name."""
         for queue in self.queues.values():
             queue.end()
-            _end_consumers(queue.line, channel_removed())
+            if not self._undone:
+                _end_consumers(queue.line, channel_removed())
             if queue.line.members:
                 self._lines.keep(self.name, queue.line)
             self._close(queue)
@@ -147,9 +158,7 @@ class QueueChannel:
         return own
 
     def _add(self, subscriber: str, storage: RecordQueue, line: Line) -> ServedQueue:
-        queue = self.queues[subscriber] = ServedQueue(
-            self.name, subscriber, storage, line, self._changes, drops=self.settings.full == "drop-oldest"
-        )
+        queue = self.queues[subscriber] = ServedQueue(self.name, subscriber, storage, line, self._changes)
         self._count_queues()
         return queue
 

@@ -9,7 +9,7 @@ from nodes.queue.record_queue import QueueSettings
 from swarm.core.channel_patterns import best_match, parse_pattern
 from swarm.core.config import Address, parse_address, parse_fsync_interval, parse_size
 from swarm.core.limits import KIB, MIB
-from swarm.core.node import LimitsSection, LogsSection
+from swarm.core.node import LimitsSection, LogsSection, count_up_to
 
 GIB = 1024 * MIB
 RING_BYTES_MIN = 64 * KIB  # a file, a mapping and a page of header belong to each
@@ -38,6 +38,7 @@ class QueueSection:
     overflow_bytes: Annotated[int, parse_size] = 1 * GIB
     fsync: Literal["never", "interval", "always"] = "interval"
     fsync_interval: Annotated[float, parse_fsync_interval] = 1.0
+    queues_max: Annotated[int, count_up_to(1_000_000)] = 4096
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ between is never taken for a queue.
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from nodes.queue.overflow import overflow_numbers, overflow_path, rename_overflo
 from nodes.queue.queue_files import Files, problem
 from nodes.queue.record_queue import QueueSettings, RecordQueue
 from swarm.core.errors import BadChannel
+from swarm.core.node import NodeError
 from swarm.core.protocol import check_channel
 from swarm.queue.protocol import OWN_QUEUE
 
@@ -52,6 +54,10 @@ class DataDirectory:
                 pass
             for directory in sorted(self._channels.iterdir()):
                 if _is_channel(directory):
+                    if not directory.is_dir():
+                        raise NodeError(
+                            f"{directory} is no directory, and in the way of a channel of this name: move it away"
+                        )
                     yield from ((directory.name, subscriber) for subscriber in self._subscribers(directory))
                 else:
                     log.warning("%s is not the directory of a channel, and ignored", directory)
@@ -83,6 +89,11 @@ class DataDirectory:
                 self._files.remove(directory / name)
             elif not (_RING.fullmatch(name) or _OVERFLOW.fullmatch(name)):
                 log.warning("%s is not known, and ignored", directory / name)
+        if OWN_QUEUE in rings and len(rings) > 1:  # no crash leaves that; the first to subscribe would end the others
+            raise NodeError(
+                f"{directory} has {ring_name(OWN_QUEUE)} beside rings of subscribers: one of them was brought here by "
+                "hand; move away what does not belong there"
+            )
         if not rings and not any(directory.iterdir()):
             directory.rmdir()
         return sorted(rings)
@@ -125,7 +136,8 @@ class DataDirectory:
         try:
             self._move_away(ring)
             for number in overflow_numbers(ring):
-                self._move_away(overflow_path(ring, number))
+                with suppress(FileNotFoundError):  # not needed any more, and removed by the thread that syncs
+                    self._move_away(overflow_path(ring, number))
             self._sync(ring.parent)
         except OSError as error:
             raise problem(ring, "be removed", error) from error
@@ -166,4 +178,4 @@ def _is_channel(path: Path) -> bool:
         check_channel(path.name)
     except BadChannel:
         return False
-    return path.is_dir()
+    return True

@@ -10,8 +10,9 @@ from nodes.queue.requests import QueueRequests
 from nodes.queue.served_queue import Changes
 from nodes.queue.syncing import Syncing
 from swarm import __version__
+from swarm.core.errors import DiskFull, TooManyChannels
 from swarm.core.logs import Logs
-from swarm.core.node import Node, default_memory_limit
+from swarm.core.node import Node, NodeError, default_memory_limit
 from swarm.core.request_handler import Service
 from swarm.core.storage_channels import MemoryBudget, StorageChannels
 from swarm.queue.protocol import KIND
@@ -37,14 +38,27 @@ def make_node(
     syncing = Syncing(service, config.queue.fsync, config.queue.fsync_interval)
     changes = Changes(service, syncing)
     directory = DataDirectory(config.node.data, files or Files(), syncs=config.queue.fsync != "never")
-    channels = StorageChannels(
-        lambda name: QueueChannel(name, config.settings(name), directory, lines, changes, syncing),
+
+    def check_room() -> None:
+        there = sum(len(channel.queues) for _, channel in channels.items())
+        if there >= config.queue.queues_max:
+            raise TooManyChannels(
+                f"the node has {there} queues, the most it is configured for (queues_max); remove channels, or drop "
+                "subscribers",
+                {"limit": config.queue.queues_max},
+            )
+
+    channels: StorageChannels[QueueChannel] = StorageChannels(
+        lambda name: QueueChannel(name, config.settings(name), directory, lines, changes, syncing, check_room),
         config.limits.channels_max,
         directory.remove_channel,
     )
-    for channel, subscriber in directory.queues():
-        engine = channels.load(channel)
-        engine.load(subscriber, directory.open(channel, subscriber, engine.settings, accept_damage=accept_damage))
+    try:
+        for channel, subscriber in directory.queues():
+            engine = channels.load(channel)
+            engine.load(subscriber, directory.open(channel, subscriber, engine.settings, accept_damage=accept_damage))
+    except DiskFull as error:  # no client is there to be told: later is another start
+        raise NodeError(str(error)) from error
     if len(channels) > config.limits.channels_max:
         log.warning(
             "%d channels were loaded, channels_max is %d: no more come into being until enough are removed",

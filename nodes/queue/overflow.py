@@ -96,7 +96,8 @@ def overflow_numbers(ring: Path) -> list[int]:
 def rename_overflow(ring: Path, to: Path, files: Files) -> None:
     """Those behind a ring, from the last to the first. Raises OSError."""
     for number in reversed(overflow_numbers(ring)):
-        files.rename(overflow_path(ring, number), overflow_path(to, number))
+        with suppress(FileNotFoundError):  # not needed any more, and removed by the thread that syncs
+            files.rename(overflow_path(ring, number), overflow_path(to, number))
 
 
 class Overflow:
@@ -250,14 +251,15 @@ class Overflow:
         self.unsynced = self._new_names = True
 
     def _end_file(self) -> None:
-        out, self._out = self._out, None
+        out = self._out
         assert out
         with suppress(OSError):  # zeros at its end are passed over
             self._files.cut(out.fd, self._there[-1].end)
         if self._syncs:
-            self._ended.append(out)
+            self._ended.append(out)  # from here on a thread that syncs may close it; before, it must find it in _out
         else:
             out.close()
+        self._out = None
 
     # Reading.
 
@@ -350,17 +352,17 @@ class Overflow:
         elif self._moved:
             self.unsynced = True
 
-    def _take_moved(self) -> list[Path]:
-        return [overflow_path(self.ring, self._moved.pop()) for _ in range(len(self._moved))]
+    def _take_moved(self) -> list[int]:
+        return [self._moved.pop() for _ in range(len(self._moved))]
 
-    def remove(self, moved: list[Path]) -> None:
-        for path in moved:
+    def remove(self, numbers: list[int]) -> None:
+        for number in numbers:
             try:
-                self._files.remove(path)
+                self._files.remove(overflow_path(self.ring, number))  # as it is called now
             except OSError as error:
                 log.error("an overflow file that is not needed any more cannot be removed: %s", error)
 
-    def sync(self) -> list[Path]:
+    def sync(self) -> list[int]:
         """In a thread, while all else goes on. What is to be removed when the ring is synced, too. Raises OSError."""
         self.unsynced = False
         moved = self._take_moved()
@@ -389,7 +391,7 @@ class Overflow:
 
     def remove_all(self) -> None:
         self.close()
-        self.remove([overflow_path(self.ring, number) for number in overflow_numbers(self.ring)])
+        self.remove(overflow_numbers(self.ring))
 
 
 def _is_sound(content: bytes, entry: Entry, seed: bytes) -> bool:

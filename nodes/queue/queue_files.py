@@ -11,8 +11,8 @@ from swarm.core.errors import DiskFull
 from swarm.core.node import NodeError
 
 NO_ROOM = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
-)  # it may pass; others stop the node
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)  # it may pass; others stop the node. ENOMEM: a process has 65530 mappings at most (vm.max_map_count)
 
 
 class Files:

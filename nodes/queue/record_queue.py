@@ -23,7 +23,7 @@ from nodes.queue.queue_files import Files
 from nodes.queue.reader import ANY_BYTES, Reader, Records
 from nodes.queue.recovery import find_given, open_ring
 from nodes.queue.ring import Ring
-from nodes.queue.ring_format import CAPACITY_UNIT, ENTRY_HEADER_BYTES, State, bits_bytes, entry_bytes
+from nodes.queue.ring_format import ALIGNMENT, CAPACITY_UNIT, ENTRY_HEADER_BYTES, State, bits_bytes, entry_bytes
 from swarm.core.errors import QueueFull, ValueTooBig
 from swarm.core.limits import BATCH_BYTES, BATCH_RECORDS_MAX, MIB
 from swarm.queue.batch import LENGTH_BYTES
@@ -167,6 +167,12 @@ class RecordQueue:
 
     # Pushing.
 
+    @property
+    def drops(self) -> bool:
+        """Whether a push that finds no room drops records. Not while something waits in overflow files, of a time when
+        the settings were others: what is pushed waits behind it, or is refused."""
+        return self.settings.full == "drop-oldest" and not self._spills
+
     def make_room(self, count: int, data_bytes: int) -> None:
         """For a push. Raises ValueTooBig, where it does not fit into the ring though it were empty, QueueFull or
         DiskFull; nothing has changed then. Otherwise records may have been dropped, if the settings say so. The push
@@ -239,6 +245,15 @@ class RecordQueue:
 
     def _drop_oldest(self, needed: int) -> None:
         ring, reader, given = self._ring, self._reader, self._given
+        head, sequence = self._head()
+        missing = needed - (ring.capacity - (ring.tail - head))
+        # The first entry that may stay, by one search: before it may be as many as the ring has of the smallest.
+        entry = ring.next_entry(head + -(-missing // ALIGNMENT) * ALIGNMENT, sequence)
+        if entry:
+            self.dropped += given.drop_before(entry.sequence)
+            if reader.sequence < entry.sequence:
+                self.dropped += entry.sequence - reader.sequence
+                reader.go_to(entry.position, entry.sequence, entry.before)
         while ring.capacity - (ring.tail - self._head()[0]) < needed:
             entry = ring.entry(self._head()[0])
             if entry is None and not given:
@@ -381,8 +396,9 @@ class RecordQueue:
         everything else goes on, `close` included. Raises OSError."""
         moved = self._overflow.sync()
         self._ring.sync()
-        if not self._closed:  # otherwise it was removed meanwhile, and its names may be another's
-            self._overflow.remove(moved)
+        for number in moved:
+            if not self._closed:  # otherwise it was removed meanwhile, and its names may be another's
+                self._overflow.remove([number])
 
     def rename_to(self, path: Path) -> None:
         """Its files, overflow first. Raises OSError; directories are not synced."""

@@ -81,23 +81,25 @@ class QueueRequests:
     def _push_to(self, channels: Sequence[str], count: int, lengths: bytes, data: bytes) -> None:
         """All of it to all of them, or nothing. What may refuse it comes before what drops records for it."""
         there = [queue for name in channels if (engine := self._engine(name)) for queue in engine.queues.values()]
-        firm = [queue for queue in there if not queue.drops]
-        dropping = sorted((queue for queue in there if queue.drops), key=_capacity)  # too big is it for the smallest
-        made: list[str] = []
+        firm = [queue for queue in there if not queue.storage.drops]
+        dropping = [queue for queue in there if queue.storage.drops]
+        dropping.sort(key=_capacity)  # too big is it for the smallest
+        made: list[QueueChannel] = []
         try:
             _make_room(firm, count, len(data))
             for name in channels:
                 if name not in self._channels:
                     with self._channels.create(name) as engine:
                         engine.begin()
-                    made.append(name)
+                    made.append(engine)
                     new = list(engine.queues.values())
                     _make_room(new, count, len(data))
                     firm += new
             _make_room(dropping, count, len(data))
         except SwarmError:
-            for name in made:
-                self._channels.remove(name, self._service.in_steps)
+            for engine in made:
+                engine.undo()
+                self._channels.remove(engine.name, self._service.in_steps)
             raise
         for queue in firm + dropping:
             queue.storage.push(count, lengths, data)

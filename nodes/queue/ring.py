@@ -171,10 +171,17 @@ class Ring:
         if (there := files.size(fd)) < size:
             raise BadRing(f"it has {there} bytes of {size}")
         number = seed_number(header.seed)
-        copies = (files.read(fd, STATE_BYTES, offset) for offset in STATE_OFFSETS)
+        copies = [files.read(fd, STATE_BYTES, offset) for offset in STATE_OFFSETS]
         states = [state for data in copies if (state := State.unpack(data, number, header.capacity))]
         if not states:
             raise BadRing("neither copy of its state is sound")
+        if len(states) == 1 and all(data.strip(b"\0") for data in copies):
+            log.warning(
+                "%s: one copy of its state is not sound, and the other counts. Nothing is lost if the process was "
+                "killed while it wrote it; otherwise the last commit may be: what it pushed is lost, what it took "
+                "comes again",
+                path,
+            )
         files.allocate(fd, 0, size)  # a copy of a ring may have holes
         return cls(path, fd, files.map(fd, size), header, max(states), files)
 

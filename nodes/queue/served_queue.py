@@ -6,6 +6,7 @@ same pass.
 """
 
 import logging
+from time import monotonic
 
 from nodes.queue.line import Line
 from nodes.queue.record_queue import RecordQueue
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 HAND_OUT_BYTES = 2 * MIB  # in one pass, some 1 ms; the rest in the next, so that requests have their turn
 NEARLY_FULL_PERCENT = 90.0
 NO_LONGER_FULL_PERCENT = 75.0
+TOLD_AGAIN_S = 60.0  # at the earliest: a client can fill and empty a queue a thousand times a second
 
 
 class Changes:
@@ -39,33 +41,32 @@ class Changes:
         queues = self.queues[:]
         self.queues.clear()
         budget = HAND_OUT_BYTES
+        had_their_turn: list[ServedQueue] = []
         for queue in queues:
             queue.changed = False
             if not queue.open:
                 continue
             if queue.line.ready:
+                again = self.queues if budget <= 0 else had_their_turn
                 budget = queue.line.hand_out(queue.storage, budget)
                 if budget <= 0 and queue.line.ready:  # there may be more for them
                     queue.changed = True
-                    self.queues.append(queue)
+                    again.append(queue)
             queue.storage.commit()
             self._unsynced[queue.storage] = None
             if queue.storage.free < queue.nearly_full or queue.told_nearly_full:
                 queue.look_at_fullness()
         self._syncing.committed()
+        self.queues += had_their_turn  # behind those for whom nothing was left
         if self.queues:
             self.service.commit_soon()
 
 
 class ServedQueue:
-    def __init__(
-        self, channel: str, subscriber: str, storage: RecordQueue, line: Line, changes: Changes, *, drops: bool
-    ) -> None:
-        """drops: a push that finds no room drops records."""
+    def __init__(self, channel: str, subscriber: str, storage: RecordQueue, line: Line, changes: Changes) -> None:
         self.channel = channel
         self.subscriber = subscriber
         self.storage = storage
-        self.drops = drops
         self.line = line
         self.open = True
         """Until it is removed."""
@@ -74,6 +75,7 @@ class ServedQueue:
         self.told_nearly_full = False
         self.nearly_full = storage.capacity * (100 - NEARLY_FULL_PERCENT) / 100 + ALIGNMENT
         """With fewer free bytes it may be: they are cheaper to look at than how full it is."""
+        self._tell_from = 0.0
         line.queue = self
         if line.members:
             self.note_change()
@@ -102,12 +104,13 @@ class ServedQueue:
         self.line.queue = None
 
     def look_at_fullness(self) -> None:
-        """Tells once that it is nearly full, and again when it has been less full meanwhile."""
+        """Tells once that it is nearly full, and again when it has been less full meanwhile; once a minute at most."""
         fullness = self.storage.fullness
         if self.told_nearly_full:
             self.told_nearly_full = fullness >= NO_LONGER_FULL_PERCENT
-        elif fullness >= NEARLY_FULL_PERCENT:
+        elif fullness >= NEARLY_FULL_PERCENT and (now := monotonic()) >= self._tell_from:
             self.told_nearly_full = True
+            self._tell_from = now + TOLD_AGAIN_S
             log.warning("the queue of %s is nearly full: %.0f %%", self.name, fullness)
 
     def figures(self) -> dict[str, int | float]:

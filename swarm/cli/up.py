@@ -34,14 +34,17 @@ from swarm.core.limits import KIB
 from swarm.core.node import default_memory_limit
 from swarm.dht import DhtClient
 from swarm.dht.hash_range import HashRange, split_evenly
+from swarm.logfiles import LogfilesClient
 from swarm.queue import QueueClient
 
 NODES_MAX = 64  # of a kind: processes, each with some 30 MiB to begin with
-QUEUE_PORTS = 100  # from the first dht node's port to the first queue node's: queuenode's own default, 10101
+PORTS = {"queue": 100, "logfiles": 200}  # from the first dht node's to the first of these: their own defaults, 10101…
 POLL_S = 1.0  # between two questions for a node's figures
 DRAW_S = 0.5
 EVENTS_SHOWN = 6
 WIDE_COLUMNS = 120  # of a terminal, from which on every column has room
+
+_CLIENTS: dict[str, type[QueueClient | LogfilesClient]] = {"queue": QueueClient, "logfiles": LogfilesClient}
 
 _COLOURS = {
     State.STARTING: "yellow",
@@ -51,7 +54,7 @@ _COLOURS = {
     State.STOPPED: "dim",
 }
 
-_TITLES = ("node", "address", "state", "records", "bytes", "requests/s", "memory", "restarts")
+_TITLES = ("node", "address", "state", "records", "bytes", "requests/s", "memory")  # events tell of restarts
 _TITLES_WIDE = (*_TITLES[:2], "pid", "state", "hashes", *_TITLES[3:6], "clients", "memory", "restarts")
 _TITLES_OF_TEXT = ("node", "address", "pid", "state")
 
@@ -89,7 +92,7 @@ class Row:
     """
 
     node: NodeProcess
-    client: type[DhtClient | QueueClient] | None = None
+    client: type[DhtClient | QueueClient | LogfilesClient] | None = None
     hash_range: HashRange | None = None
     figures: Figures | None = None
     before: Figures | None = None
@@ -206,12 +209,15 @@ def _event(name: str, text: str) -> str:
 @click.option("--dht", type=click.IntRange(1, NODES_MAX), default=2, show_default=True, help="How many dht nodes.")
 @click.option("--queue", type=click.IntRange(0, NODES_MAX), default=1, show_default=True, help="How many queue nodes.")
 @click.option(
+    "--logfiles", type=click.IntRange(0, NODES_MAX), default=1, show_default=True, help="How many logfiles nodes."
+)
+@click.option(
     "--base-port",
     type=click.IntRange(0, 65535),
     default=10001,
     show_default=True,
     help="Port of the first dht node; those after it have the next ones. The first queue node's port is "
-    f"{QUEUE_PORTS} above. 0: any that are free.",
+    f"{PORTS['queue']} above, the first logfiles node's {PORTS['logfiles']}. 0: any that are free.",
 )
 @click.option(
     "--memory-limit",
@@ -220,37 +226,41 @@ def _event(name: str, text: str) -> str:
     help="Most memory that the records of all dht nodes may take together, of which each has its part: 8 GiB.  "
     "[three quarters of the machine's memory]",
 )
-def up(data: Path, dht: int, queue: int, base_port: int, memory_limit: int | None) -> None:
+def up(data: Path, dht: int, queue: int, logfiles: int, base_port: int, memory_limit: int | None) -> None:
     """Runs a swarm on this machine, until Ctrl-C or SIGTERM.
 
-    Starts dht nodes that share the hash range evenly, a dhtdump for each, and queue nodes. Writes the addresses of the
-    dht nodes to the file `nodes` in the data directory (for `swarm dht --nodes`), those of the queue nodes to
-    `nodes-queue` (for `swarm queue --nodes`), shows how they are, and starts again what dies. Each node's logs are in
-    its own directory, DATA/dht-1/root.log, DATA/queue-1/root.log and so on, those of its dhtdump in DATA/dht-1/dump.
+    Starts dht nodes that share the hash range evenly, a dhtdump for each, queue nodes and logfiles nodes. Writes the
+    addresses of the dht nodes to the file `nodes` in the data directory (for `swarm dht --nodes`), those of the others
+    to `nodes-queue` and `nodes-logfiles` (for `swarm queue --nodes` and `swarm logfiles --nodes`), shows how they are,
+    and starts again what dies. Each node's logs are in its own directory, DATA/dht-1/root.log, DATA/queue-1/root.log
+    and so on, those of its dhtdump in DATA/dht-1/dump.
 
     How many dht nodes there are is decided when the data directory is first used: each holds its part of the records.
-    Of queue nodes there may be more than before, or none.
+    Of the others there may be more than before, or none.
 
-    Exit status 1, with the reason, if a node cannot start; 2 with another --dht than before, or a --queue that leaves
-    out nodes that hold channels.
+    Exit status 1, with the reason, if a node cannot start; 2 with another --dht than before, or a --queue or --logfiles
+    that leaves out nodes that hold channels.
     """
-    _check_ports(base_port, dht, queue)
+    others = {"queue": queue, "logfiles": logfiles}
+    _check_ports(base_port, dht, others)
     if memory_limit is None:
         memory_limit = default_memory_limit()
     if memory_limit < dht:
         raise click.BadParameter(f"each of {dht} nodes needs a part of it", param_hint="--memory-limit")
-    _check_as_before(data, dht, queue)
+    _check_as_before(data, dht, others)
     logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is in the table
     console = Console()
-    nodes_files = {"dht": data / "nodes"} | ({"queue": data / "nodes-queue"} if queue else {})
+    nodes_files = {"dht": data / "nodes"} | {kind: data / f"nodes-{kind}" for kind, count in others.items() if count}
     hints = [f"swarm {kind} --nodes {shlex.quote(str(file))} …" for kind, file in nodes_files.items()]
     can_draw = console.is_terminal and not console.is_dumb_terminal
     view: View = TableView(console, "\n".join([*hints, "Ctrl-C stops the swarm"])) if can_draw else LineView()
     rows = _plan_dht(data, dht, base_port, memory_limit // dht, view.tell)
-    rows += _plan_queue(data, queue, base_port and base_port + QUEUE_PORTS, view.tell)
+    for kind, count in others.items():
+        first_port = base_port and base_port + PORTS[kind]
+        rows += [Row(_node(kind, each, data, first_port, (), view.tell), _CLIENTS[kind]) for each in range(count)]
     data.mkdir(parents=True, exist_ok=True)
-    if not queue:
-        (data / "nodes-queue").unlink(missing_ok=True)  # of nodes that do not run this time
+    for kind in others.keys() - nodes_files.keys():
+        (data / f"nodes-{kind}").unlink(missing_ok=True)  # of nodes that do not run this time
     reasons: list[str] = []
     try:
         trio.run(_run, rows, view, nodes_files, "is up" if can_draw else f"is up: {', '.join(hints)}")
@@ -260,28 +270,30 @@ def up(data: Path, dht: int, queue: int, base_port: int, memory_limit: int | Non
         raise Failure("\n".join(sorted(reasons)))
 
 
-def _check_ports(base_port: int, dht: int, queue: int) -> None:
-    last = base_port + (QUEUE_PORTS + queue if queue else dht) - 1
-    if base_port and last > 65535:
-        raise click.BadParameter(
-            f"{dht} dht nodes from port {base_port} on, and {queue} queue nodes from {base_port + QUEUE_PORTS} on, "
-            "need ports above 65535",
-            param_hint="--base-port",
-        )
+def _check_ports(base_port: int, dht: int, others: Mapping[str, int]) -> None:
+    for kind, count in others.items():
+        last = base_port + (PORTS[kind] + count if count else dht) - 1
+        if base_port and last > 65535:
+            raise click.BadParameter(
+                f"{dht} dht nodes from port {base_port} on, and {count} {kind} nodes from {base_port + PORTS[kind]} "
+                "on, need ports above 65535",
+                param_hint="--base-port",
+            )
 
 
-def _check_as_before(data: Path, dht: int, queue: int) -> None:
+def _check_as_before(data: Path, dht: int, others: Mapping[str, int]) -> None:
     """That no node is left out that holds something."""
     if (before := _dht_nodes_before(data)) not in (None, dht):
         raise WrongCall(
             f"{data} was started with {before} nodes before, each of which has its part of the records: "
             f"use --dht {before}, or another --data"
         )
-    if queue and (before := _queue_nodes_before(data)) > queue:
-        raise WrongCall(
-            f"{data} was started with {before} queue nodes before, and queue-{before} holds channels: "
-            f"use --queue {before}, or another --data"
-        )
+    for kind, count in others.items():
+        if count and (before := _nodes_before(data, kind)) > count:
+            raise WrongCall(
+                f"{data} was started with {before} {kind} nodes before, and {kind}-{before} holds channels: "
+                f"use --{kind} {before}, or another --data"
+            )
 
 
 def _dht_nodes_before(data: Path) -> int | None:
@@ -295,10 +307,10 @@ def _dht_nodes_before(data: Path) -> int | None:
     return count if any(data.glob("dht-*/identity")) else None
 
 
-def _queue_nodes_before(data: Path) -> int:
-    """The highest number of a queue node that holds channels; 0 if none does."""
-    channels = data.glob("queue-*/channels/*")
-    numbers = (each.parents[1].name.removeprefix("queue-") for each in channels)
+def _nodes_before(data: Path, kind: str) -> int:
+    """The highest number of a node of a kind that holds channels; 0 if none does."""
+    channels = data.glob(f"{kind}-*/channels/*")
+    numbers = (each.parents[1].name.removeprefix(f"{kind}-") for each in channels)
     return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
@@ -309,10 +321,6 @@ def _plan_dht(data: Path, count: int, base_port: int, memory_limit: int, tell: C
         node = _node("dht", number, data, base_port, options, tell)
         rows.append(Row(node, DhtClient, hash_range))
     return rows
-
-
-def _plan_queue(data: Path, count: int, base_port: int, tell: Callable[[str, str], None]) -> list[Row]:
-    return [Row(_node("queue", number, data, base_port, (), tell), QueueClient) for number in range(count)]
 
 
 def _node(

@@ -4,7 +4,7 @@ A large batch is sent in parts, one after the other, so that what was stored whe
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from itertools import accumulate
 
 from swarm.core.client_session import WAIT_FOR_NODES, Call, Steps
@@ -75,21 +75,35 @@ def _refused(refusals: list[SwarmError]) -> SwarmError:
 
 
 def store_in_parts(
-    known: KnownNodes, turn: list[int], count: int, parts: Iterable[tuple[int, Call]], check: Callable[[], None]
+    known: KnownNodes,
+    turn: list[int],
+    sizes: list[int],
+    overhead_bytes: int,
+    bytes_max: int,
+    call_of: Callable[[int, int], Call],
+    smaller: Callable[[int, int], int] | None = None,
 ) -> Steps[None]:
     """Stores many records, each part when the one before was stored. An error's details["stored"] tells how many were.
 
-    count: of all records. parts: how many records there are up to the end of each part, and the call that stores it.
-    check: is called when the limits of a node are known, before anything is sent.
+    sizes, overhead_bytes, bytes_max: as for Parts. call_of: what stores the records from one number up to another.
+    smaller: where a node has no place that is large enough for a part, is given what it has place for and the bytes_max
+    that was; the bytes_max from now on.
     """
-    stored = 0
+    stored, count = 0, len(sizes)
     try:
         if not known.any:
             yield WAIT_FOR_NODES
-            check()
-        for stop, call in parts:
-            turn = yield from to_one_node(turn, call, of_many=stop - stored < count)
-            stored = stop
+            check_sizes(sizes, known.limits)  # with what the node's hello has told
+        parts = Parts(sizes, overhead_bytes, known.limits.batch_records, bytes_max)
+        while stored < count:
+            stop = parts.end(stored)
+            try:
+                turn = yield from to_one_node(turn, call_of(stored, stop), of_many=stop - stored < count)
+                stored = stop
+            except ValueTooBig as error:
+                if smaller is None or stop - stored == 1 or "limit" not in error.details:
+                    raise
+                parts.bytes_max = smaller(error.details["limit"], parts.bytes_max)
     except SwarmError as error:
         error.details["stored"] = stored
         if stored:
@@ -97,21 +111,28 @@ def store_in_parts(
         raise
 
 
-def cut(sizes: list[int], overhead_bytes: int, records_max: int, bytes_max: int) -> Iterator[int]:
-    """Cuts records into parts: where each stops. A record that is larger than bytes_max is a part of its own.
+class Parts:
+    """Records cut into parts that one request takes."""
 
-    sizes: of the records; each takes overhead_bytes more.
-    """
-    if len(sizes) <= records_max and sum(sizes) + overhead_bytes * len(sizes) <= bytes_max:
-        yield len(sizes)
-        return
-    ends = list(accumulate(size + overhead_bytes for size in sizes))
-    start = taken = 0
-    while start < len(ends):
-        stop = bisect_right(ends, taken + bytes_max, start, min(start + records_max, len(ends)))
-        start = max(stop, start + 1)
-        taken = ends[start - 1]
-        yield start
+    def __init__(self, sizes: list[int], overhead_bytes: int, records_max: int, bytes_max: int) -> None:
+        """sizes: of the records, each of which takes overhead_bytes more."""
+        self.bytes_max = bytes_max
+        """Of a part that has more than one record."""
+        self._sizes = sizes
+        self._overhead_bytes = overhead_bytes
+        self._records_max = records_max
+        self._ends: list[int] = []
+
+    def end(self, start: int) -> int:
+        """Where the part ends that begins there."""
+        count = len(self._sizes)
+        if not self._ends:
+            if count <= self._records_max and sum(self._sizes) + self._overhead_bytes * count <= self.bytes_max:
+                return count
+            self._ends = list(accumulate(size + self._overhead_bytes for size in self._sizes))
+        taken = self._ends[start - 1] if start else 0
+        stop = bisect_right(self._ends, taken + self.bytes_max, start, min(start + self._records_max, count))
+        return max(stop, start + 1)
 
 
 def check_sizes(sizes: list[int], node_limits: Limits) -> None:

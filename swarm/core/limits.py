@@ -61,7 +61,7 @@ POP_BYTES_MAX = 1 * MIB  # a pop many stops after the record that passes it
 POP_WAIT_MS_MAX = 3_600_000  # a client that wants to wait longer asks again
 CONSUMERS_MAX = 1024  # per node, as for listeners
 SUBSCRIBERS_MAX = 64  # per channel: each push is stored once for each
-UNACKNOWLEDGED_RANGES_MAX = 4096  # of one consumer, where they do not follow each other: some 500 KiB
+UNACKNOWLEDGED_RANGES_MAX = 512  # of one consumer, where they do not follow each other: given back in 1 ms
 ACKNOWLEDGED_NUMBERS_MAX = 1024  # in one acknowledge, two for each range of records: some 3 ms of a node's time
 
 # A range of records with timestamps.

@@ -48,7 +48,9 @@ class NodeError(Exception):
     """The node cannot start, or cannot go on, for a reason that its operator can mend."""
 
 
-def _count_up_to(most: int) -> Callable[[str], int]:
+def count_up_to(most: int) -> Callable[[str], int]:
+    """For a key of a configuration: takes a number from 1 to this."""
+
     def parse(text: str) -> int:
         if not text.isdecimal() or not 1 <= int(text) <= most:
             raise ValueError(f"a number from 1 to {most} is expected")
@@ -75,10 +77,10 @@ def _parse_stats_period(text: str) -> float:
 class LimitsSection:
     """[limits] of every node's configuration."""
 
-    connections_max: Annotated[int, _count_up_to(1_000_000)] = limits.CONNECTIONS_MAX
-    channels_max: Annotated[int, _count_up_to(1_000_000)] = limits.CHANNELS_MAX
+    connections_max: Annotated[int, count_up_to(1_000_000)] = limits.CONNECTIONS_MAX
+    channels_max: Annotated[int, count_up_to(1_000_000)] = limits.CHANNELS_MAX
     value_bytes: Annotated[int, _parse_value_bytes] = limits.VALUE_BYTES_MAX
-    streams_per_connection: Annotated[int, _count_up_to(limits.STREAMS_MAX)] = limits.STREAMS_MAX
+    streams_per_connection: Annotated[int, count_up_to(limits.STREAMS_MAX)] = limits.STREAMS_MAX
 
     def to_limits(self) -> Limits:
         return Limits(value_bytes=self.value_bytes, streams=self.streams_per_connection)

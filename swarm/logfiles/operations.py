@@ -4,12 +4,12 @@ A put goes to one node, and to the next where that one cannot take it; puts begi
 channel's records are spread over all nodes, and whoever reads asks every one (swarm.logfiles.ranges).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import swarm.logfiles.protocol as protocol
 from swarm.core import limits
-from swarm.core.any_node import Turns, check_sizes, cut, store_in_parts, to_one_node
+from swarm.core.any_node import Turns, check_sizes, store_in_parts, to_one_node
 from swarm.core.client_session import Call, Steps
 from swarm.core.errors import BadArgument
 from swarm.core.known_nodes import KnownNodes
@@ -50,14 +50,11 @@ def put_many(known: LogfilesNodes, channel: str, records: Iterable[tuple[Time, b
         return
     sizes = _sizes(timestamps, values, known.limits)
 
-    def parts() -> Iterator[tuple[int, Call]]:
-        start = 0
-        for stop in cut(sizes, RECORD_BYTES, known.limits.batch_records, PUT_PART_BYTES):
-            part = (channel, timestamps[start:stop], values[start:stop])
-            yield stop, Call(0, protocol.PUT_MANY, part, at_once=known.several)
-            start = stop
+    def call_of(start: int, stop: int) -> Call:
+        part = (channel, timestamps[start:stop], values[start:stop])
+        return Call(0, protocol.PUT_MANY, part, at_once=known.several)
 
-    yield from store_in_parts(known, known.puts.next(), len(values), parts(), lambda: check_sizes(sizes, known.limits))
+    yield from store_in_parts(known, known.puts.next(), sizes, RECORD_BYTES, PUT_PART_BYTES, call_of)
 
 
 def _columns(records: Iterable[tuple[Time, bytes]]) -> tuple[list[int], list[bytes]]:

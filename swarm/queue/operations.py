@@ -6,19 +6,16 @@ another node each time.
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import swarm.queue.protocol as protocol
 from swarm.core import limits
-from swarm.core.any_node import Turns, check_sizes, cut, store_in_parts, to_one_node
+from swarm.core.any_node import Parts, Turns, check_sizes, store_in_parts, to_one_node
 from swarm.core.client_session import WAIT_FOR_NODES, Call, FirstOf, Steps
-from swarm.core.errors import (
-    BadArgument,
-    NodeUnreachable,
-    SwarmError,
-)
+from swarm.core.errors import BadArgument, NodeUnreachable, SwarmError
 from swarm.core.known_nodes import KnownNodes
 from swarm.core.operations import ask_all, check_channel, raise_first
 from swarm.core.protocol import Limits, brief, type_name
@@ -29,6 +26,7 @@ log = logging.getLogger(__name__)
 
 PUSH_PART_BYTES = limits.FRAME_BYTES_PLAIN - 16 * limits.KIB
 """Lengths and data of one part of a large push: with the names of 64 channels it is still an ordinary frame."""
+SMALL_QUEUE_PARTS = 4  # that a queue holds which is smaller than one part of a large push
 POP_PARTS_MAX = 16  # of a large pop many, asked for before one is answered: the node may have become empty meanwhile
 WAIT_PART_S = limits.CLIENT_ASK_S  # who waits longer asks again: so a node that hangs is noticed
 WAIT_PART_RETRY_S = 1.0  # the same where a node is not connected: it may have come back
@@ -43,6 +41,8 @@ class QueueNodes(KnownNodes):
         super().__init__(nodes)
         self.kept = Kept()
         self._record_bytes: dict[str, int] = {}
+        self._part_bytes: dict[str, int] = {}
+        """Of channels with a queue that is smaller than one part."""
         self.pushes, self.pops = Turns(len(self.nodes)), Turns(len(self.nodes))
 
     def saw(self, channel: str, record_bytes: int) -> None:
@@ -55,6 +55,21 @@ class QueueNodes(KnownNodes):
         """How many records one pop many asks for: as many as make a batch, as far as is known."""
         size = self._record_bytes.get(channel, 0)
         return min(max(limits.BATCH_BYTES // size, 1), self.limits.batch_records) if size else self.limits.batch_records
+
+    def part_bytes(self, channels: list[str]) -> int:
+        """Lengths and data of one part of a large push to these channels."""
+        if not self._part_bytes:
+            return PUSH_PART_BYTES
+        return min(self._part_bytes.get(channel, PUSH_PART_BYTES) for channel in channels)
+
+    def has_small_queue(self, channels: list[str], limit: int, part_bytes: int) -> int:
+        """A part was too big for the queue of one of these channels, which holds at most `limit` bytes: how large
+        parts are from now on. Small enough to find room, too, where something is in it."""
+        if len(self._part_bytes) >= limits.CHANNELS_MAX:
+            self._part_bytes.clear()
+        smaller = max(min(limit, part_bytes) // SMALL_QUEUE_PARTS, 1)
+        self._part_bytes.update(dict.fromkeys(channels, smaller))
+        return smaller
 
 
 class Queue(NamedTuple):
@@ -100,27 +115,17 @@ def push_many(known: QueueNodes, channel: Channels, records: Iterable[bytes]) ->
         return
     sizes = _sizes(records, known.limits)
 
-    def parts() -> Iterator[tuple[int, Call]]:
-        start = 0
-        for stop in _parts(sizes, known.limits.batch_records):
-            part = pack_lengths(sizes[start:stop]), b"".join(records[start:stop])
-            yield stop, Call(0, protocol.PUSH_MANY, (channels, *part), len(part[1]), at_once=known.several)
-            start = stop
+    def call_of(start: int, stop: int) -> Call:
+        part = pack_lengths(sizes[start:stop]), b"".join(records[start:stop])
+        return Call(0, protocol.PUSH_MANY, (channels, *part), len(part[1]), at_once=known.several)
 
-    yield from store_in_parts(
-        known, known.pushes.next(), len(records), parts(), lambda: check_sizes(sizes, known.limits)
-    )
-
-
-def check_push(known: QueueNodes, channel: Channels, record: bytes | None) -> None:
-    """Raises what is wrong with a channel or several, or with a record."""
-    if record is None:
-        channel_list(channel, known.limits)
-    else:
-        protocol.check_record(record, known.limits)
+    smaller = partial(known.has_small_queue, channels)
+    part_bytes = known.part_bytes(channels)
+    yield from store_in_parts(known, known.pushes.next(), sizes, LENGTH_BYTES, part_bytes, call_of, smaller)
 
 
 def channel_list(channel: Channels, node_limits: Limits) -> list[str]:
+    """Raises what is wrong with one of the names, or with all of them together."""
     if isinstance(channel, Sequence) and not isinstance(channel, str | bytes):
         channels = list(channel)
     else:
@@ -143,11 +148,6 @@ def _sizes(records: list[bytes], node_limits: Limits) -> list[int]:
     sizes = list(map(len, records))
     check_sizes(sizes, node_limits)
     return sizes
-
-
-def _parts(sizes: list[int], records_max: int) -> Iterator[int]:
-    """Cuts records into parts: where each stops."""
-    return cut(sizes, LENGTH_BYTES, records_max, PUSH_PART_BYTES)
 
 
 class _Popped:
@@ -189,8 +189,9 @@ class _Popped:
         """The records: what was kept is older than what has come now."""
         self._over = True
         kept = self._known.kept.take(self._channel)
-        if not kept and len(self._parts) == 1 and self._count <= self._most:
-            return self._parts[0][1]
+        if not kept and self._count <= self._most:
+            of_parts = [records for _, records in self._parts]
+            return of_parts[0] if len(of_parts) == 1 else list(chain.from_iterable(of_parts))
         together = kept + [(node, record) for node, records in self._parts for record in records]
         self._known.kept.put_back(self._channel, together[self._most :])
         return [record for _, record in together[: self._most]]
@@ -313,8 +314,10 @@ def give_back(known: QueueNodes) -> Steps[None]:
     for (channel, node), records in known.kept.take_all().items():
         sizes = list(map(len, records))
         start = 0
+        parts = Parts(sizes, LENGTH_BYTES, known.limits.batch_records, known.part_bytes([channel]))
         try:
-            for stop in _parts(sizes, known.limits.batch_records):
+            while start < len(records):
+                stop = parts.end(start)
                 part = pack_lengths(sizes[start:stop]), b"".join(records[start:stop])
                 yield Call(node, protocol.PUSH_MANY, ([channel], *part), at_once=True)
                 start = stop

@@ -17,6 +17,8 @@ from tests.waiting import PATIENCE_S, wait_until
 README = (Path(__file__).parents[2] / "README.md").read_text()
 ADDRESSES = ("127.0.0.1:10001", "127.0.0.1:10002")
 QUEUE_ADDRESSES = ("127.0.0.1:10101",)
+LOGFILES_ADDRESSES = ("127.0.0.1:10201",)
+NODES_FILES = {"nodes": ADDRESSES, "nodes-queue": QUEUE_ADDRESSES, "nodes-logfiles": LOGFILES_ADDRESSES}
 
 
 def blocks(language: str) -> list[str]:
@@ -31,15 +33,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     command = [sys.executable, "-m", "swarm.cli.main", "up", "--base-port", "0"]
     with subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL) as process:
         try:
-            wait_until((directory / "swarm-data" / "nodes").exists)
-            wait_until((directory / "swarm-data" / "nodes-queue").exists)
+            for file in NODES_FILES:
+                wait_until((directory / "swarm-data" / file).exists)
             yield directory
         finally:
             process.terminate()
 
 
 def at_the_nodes_of(place: Path, text: str) -> str:
-    for file, addresses in (("nodes", ADDRESSES), ("nodes-queue", QUEUE_ADDRESSES)):
+    for file, addresses in NODES_FILES.items():
         for shown, address in zip(addresses, (place / "swarm-data" / file).read_text().split(), strict=True):
             text = text.replace(shown, address)
     return text
@@ -62,14 +64,18 @@ def run(place: Path, *command: str, environment: dict[str, str] | None = None) -
 
 @pytest.mark.parametrize(
     ("first", "variable", "addresses"),
-    [("swarm dht put", "SWARM_NODES", ADDRESSES), ("swarm queue push", "SWARM_QUEUE_NODES", QUEUE_ADDRESSES)],
+    [
+        ("swarm dht put", "SWARM_NODES", ADDRESSES),
+        ("swarm queue push", "SWARM_QUEUE_NODES", QUEUE_ADDRESSES),
+        ("swarm logfiles put", "SWARM_LOGFILES_NODES", LOGFILES_ADDRESSES),
+    ],
 )
 def test_the_commands(place: Path, first: str, variable: str, addresses: tuple[str, ...]) -> None:
     (block,) = (each for each in blocks("console") if first in each)
     assert f"export {variable}={','.join(addresses)}\n" in block
     nodes = {variable: at_the_nodes_of(place, ",".join(addresses))}
     shown = [each.partition("\n") for each in block.removeprefix("$ ").split("\n$ ")]
-    shown = [each for each in shown if "swarm" in each[0] and f"export {variable}" not in each[0]]
+    shown = [each for each in shown if re.search(r"swarm|>", each[0]) and f"export {variable}" not in each[0]]
     assert len(shown) > 5
     for command, _, output in shown * 2:
         assert run(place, "sh", "-c", command, environment=nodes).rstrip("\n") == output.rstrip("\n"), command
@@ -89,9 +95,12 @@ def test_the_program(place: Path, event_loop: str) -> None:
 
 def test_the_programs_without_an_event_loop(place: Path) -> None:
     programs = [each for each in blocks("python") if "swarm.blocking" in each]
-    assert len(programs) == 3
-    (of_queue,) = re.findall(r"QueueClient\(.*?^```\n\nprints\n\n```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    for program, output in zip(programs, ("b'world'\n", of_queue, ""), strict=True):
+    assert len(programs) == 4
+    of_queue, of_logfiles = (
+        re.findall(rf"{client}\(.*?^```\n\nprints\n\n```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[0]
+        for client in ("QueueClient", "LogfilesClient")
+    )
+    for program, output in zip(programs, ("b'world'\n", of_queue, of_logfiles, ""), strict=True):
         for _ in range(2):
             assert run(place, sys.executable, "-W", "error", "-c", program) == output
 
@@ -110,3 +119,16 @@ def test_a_node_by_itself(place: Path) -> None:
         node.stderr.read()
     assert (place / "dht-data" / "root.log").exists()
     assert (place / "dht-data" / "stats.log").exists()
+
+
+def test_logfiles_by_themselves_are_checked(place: Path) -> None:
+    assert "\n$ logfiles-check logfiles-data\n" in README
+    command = [sys.executable, "-m", "nodes.logfiles", "--address", "127.0.0.1:0"]
+    with subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True) as node:
+        assert node.stderr is not None
+        assert "logfilesnode serves on" in node.stderr.readline()
+        assert "is in use" in run(place, "logfiles-check", "logfiles-data")
+        node.terminate()
+        assert node.wait(PATIENCE_S) == 0
+        node.stderr.read()
+    assert run(place, "logfiles-check", "logfiles-data").endswith(": clean\n")

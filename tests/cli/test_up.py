@@ -13,15 +13,20 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from swarm.blocking import DhtClient, QueueClient
+from nodes.dht.config import DhtConfig
+from nodes.logfiles.config import LogfilesConfig
+from nodes.queue.config import QueueConfig
+from swarm.blocking import DhtClient, LogfilesClient, QueueClient
 from swarm.cli.supervisor import NodeProcess, State
-from swarm.cli.up import NODES_MAX, QUEUE_PORTS, Figures, Row, draw, format_bytes
+from swarm.cli.up import NODES_MAX, PORTS, Figures, Row, draw, format_bytes
+from swarm.cli.up import up as up_command
 from swarm.core.config import Address
 from swarm.core.node import default_memory_limit
 from swarm.dht import DhtClient as AsyncDhtClient
@@ -49,7 +54,9 @@ class Up:
         """Of each node that has run, the last."""
         return {
             name: int(pid)
-            for name, pid in re.findall(r"((?:dht|dump|queue)-\d) (?:running on|dumps) .* \(pid (\d+)\)", self.text())
+            for name, pid in re.findall(
+                r"((?:dht|dump|queue|logfiles)-\d) (?:running on|dumps) .* \(pid (\d+)\)", self.text()
+            )
         }
 
     def wait_for_another(self, name: str, pid: int) -> dict[str, int]:
@@ -104,6 +111,7 @@ def test_its_nodes_share_the_hashes_and_stand_in_the_nodes_file(tmp_path: Path) 
         assert len(up.nodes_file.read_text().splitlines()) == 3
         assert sorted(up.pids()) == [
             *(f"{kind}-{number}" for kind in ("dht", "dump") for number in (1, 2, 3)),
+            "logfiles-1",
             "queue-1",
         ]
 
@@ -132,12 +140,13 @@ def test_a_memory_limit_that_is_none_is_a_wrong_call(size: str, tmp_path: Path) 
 def test_each_event_is_a_line(tmp_path: Path) -> None:
     with swarm_up(tmp_path) as up:
         up.stop()
-    time, name = r"\d\d:\d\d:\d\d ", r"(?:dht-[12]|queue-1) "
-    started = rf"({time}{name}running on 127\.0\.0\.1:\d+ \(pid \d+\)\n){{3}}"
+    time, name = r"\d\d:\d\d:\d\d ", r"(?:dht-[12]|queue-1|logfiles-1) "
+    started = rf"({time}{name}running on 127\.0\.0\.1:\d+ \(pid \d+\)\n){{4}}"
     dumps = rf"({time}dump-[12] dumps 127\.0\.0\.1:\d+ \(pid \d+\)\n){{2}}"
     data = re.escape(str(up.nodes_file.parent))
-    is_up = rf"{time}swarm is up: swarm dht --nodes {data}/nodes …, swarm queue --nodes {data}/nodes-queue …\n"
-    stopped = rf"({time}(dht-[12]|dump-[12]|queue-1) (stopping|stopped)\n){{10}}"
+    commands = [rf"swarm {kind} --nodes {data}/nodes-{kind} …" for kind in ("queue", "logfiles")]
+    is_up = rf"{time}swarm is up: swarm dht --nodes {data}/nodes …, {', '.join(commands)}\n"
+    stopped = rf"({time}(dht-[12]|dump-[12]|queue-1|logfiles-1) (stopping|stopped)\n){{12}}"
     assert re.fullmatch(started + dumps + is_up + stopped, up.text()), up.text()
 
 
@@ -262,7 +271,7 @@ def test_a_data_directory_in_use_is_told_and_its_owner_goes_on(tmp_path: Path) -
     with swarm_up(tmp_path) as up:
         nodes = up.nodes_file.read_text()
         text = failing_up("--data", str(tmp_path / "data"), "--base-port", "0")
-        assert re.search(r"swarm: (dht|queue)-. does not start: .*the data directory .* is in use", text)
+        assert re.search(r"swarm: (dht|queue|logfiles)-. does not start: .*the data directory .* is in use", text)
         assert up.nodes_file.read_text() == nodes
         with DhtClient(nodes_file=up.nodes_file) as dht:
             dht.ping()
@@ -319,8 +328,8 @@ def test_on_a_terminal_there_is_a_table(tmp_path: Path) -> None:
     os.close(terminal)
 
 
-def row(number: int) -> Row:
-    node = NodeProcess(f"dht-{number}", "", Address("127.0.0.1", 10000 + number), Path(), (), lambda *_: None)
+def row(number: int, kind: str = "dht") -> Row:
+    node = NodeProcess(f"{kind}-{number}", "", Address("127.0.0.1", 10000 + number), Path(), (), lambda *_: None)
     node.state, node.pid = State.RUNNING, 4194304
     return Row(node, AsyncDhtClient, HashRange(), Figures(1_234_567, 2**30, 2_000_000, 4096, 18 * 2**30, 11.0))
 
@@ -346,7 +355,7 @@ def test_requests_per_second_are_those_between_the_last_two_answers() -> None:
 
 @pytest.mark.parametrize(("columns", "wide"), [(80, False), (120, True)])
 def test_the_table_fits(columns: int, wide: bool) -> None:
-    rows = [row(number) for number in range(1, 65)]
+    rows = [row(number, "logfiles") for number in range(1, 65)]
     for each in rows:
         each.before = figures(0, 10.0)
     console = Console(width=columns, file=SimpleNamespace(write=len, flush=lambda: None), record=True)  # type: ignore[arg-type]
@@ -393,7 +402,7 @@ def run_up(*options: str) -> "subprocess.CompletedProcess[str]":
 
 def test_queue_nodes_have_a_nodes_file_of_their_own(tmp_path: Path) -> None:
     with swarm_up(tmp_path, "--dht", "1", "--queue", "2") as up:
-        assert sorted(up.pids()) == ["dht-1", "dump-1", "queue-1", "queue-2"]
+        assert sorted(up.pids()) == ["dht-1", "dump-1", "logfiles-1", "queue-1", "queue-2"]
         nodes = (tmp_path / "data" / "nodes-queue").read_text().split()
         assert len(nodes) == 2
         with QueueClient(nodes_file=tmp_path / "data" / "nodes-queue") as queue:
@@ -413,35 +422,69 @@ def test_a_queue_node_that_was_killed_is_started_again_with_what_it_held(tmp_pat
         assert queue.pop("channel") == b"record"
 
 
-def test_without_queue_nodes_no_file_names_any(tmp_path: Path) -> None:
+def test_logfiles_nodes_have_a_nodes_file_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "data" / "nodes-logfiles"
+    with (
+        swarm_up(tmp_path, "--dht", "1", "--queue", "0", "--logfiles", "2") as up,
+        LogfilesClient(nodes_file=file) as logs,
+    ):
+        assert sorted(up.pids()) == ["dht-1", "dump-1", "logfiles-1", "logfiles-2"]
+        logs.put("channel", 1.5, b"record")
+        first = up.pids()
+        os.kill(first["logfiles-1"], signal.SIGKILL)
+        up.wait_for_another("logfiles-1", first["logfiles-1"])
+        assert list(logs.get_range("channel")) == [(1_500_000_000, b"record")]
+        assert sorted(logs.node_statistics()) == sorted(file.read_text().split())
+
+
+@pytest.mark.parametrize("kind", ["queue", "logfiles"])
+def test_without_nodes_of_a_kind_no_file_names_any(tmp_path: Path, kind: str) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    (data / "nodes-queue").write_text("127.0.0.1:1\n")
-    with swarm_up(tmp_path, "--dht", "1", "--queue", "0") as up:
-        assert sorted(up.pids()) == ["dht-1", "dump-1"]
-        assert not (data / "nodes-queue").exists()
-        assert "swarm queue" not in up.text()
+    (data / f"nodes-{kind}").write_text("127.0.0.1:1\n")
+    with swarm_up(tmp_path, "--dht", "1", f"--{kind}", "0") as up:
+        assert not any(name.startswith(kind) for name in up.pids())
+        assert not (data / f"nodes-{kind}").exists()
+        assert f"swarm {kind}" not in up.text()
 
 
-def test_queue_nodes_that_hold_channels_are_not_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["queue", "logfiles"])
+def test_nodes_that_hold_channels_are_not_left_out(tmp_path: Path, kind: str) -> None:
     data = tmp_path / "data"
-    (data / "queue-3" / "channels" / "channel").mkdir(parents=True)
-    (data / "queue-4" / "channels").mkdir(parents=True)
-    (data / "queue-old" / "channels" / "channel").mkdir(parents=True)
-    done = run_up("--data", str(data), "--queue", "2")
+    (data / f"{kind}-3" / "channels" / "channel").mkdir(parents=True)
+    (data / f"{kind}-4" / "channels").mkdir(parents=True)
+    (data / f"{kind}-old" / "channels" / "channel").mkdir(parents=True)
+    done = run_up("--data", str(data), f"--{kind}", "2")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"swarm: {data} was started with 3 queue nodes before, and queue-3 holds channels: "
-        "use --queue 3, or another --data\n"
+        f"swarm: {data} was started with 3 {kind} nodes before, and {kind}-3 holds channels: "
+        f"use --{kind} 3, or another --data\n"
     )
 
 
 def test_the_ports_of_a_swarm_do_not_overlap() -> None:
-    assert NODES_MAX <= QUEUE_PORTS
+    first = [0, *PORTS.values()]
+    assert all(after - before >= NODES_MAX for before, after in pairwise(first))
 
 
-@pytest.mark.parametrize("options", [("--queue", "2", "--base-port", "65435"), ("--queue", "-1"), ("--queue", "65")])
-def test_wrong_numbers_of_queue_nodes_are_a_wrong_call(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_by_default_the_ports_are_those_of_nodes_by_themselves() -> None:
+    base_port = next(option.default for option in up_command.params if option.name == "base_port")
+    alone = (DhtConfig(), QueueConfig(), LogfilesConfig())
+    assert [config.node.address.port - base_port for config in alone] == [0, *PORTS.values()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--queue", "2", "--base-port", "65435"),
+        ("--logfiles", "2", "--base-port", "65335"),
+        ("--queue", "-1"),
+        ("--logfiles", "-1"),
+        ("--queue", "65"),
+        ("--logfiles", "65"),
+    ],
+)
+def test_wrong_numbers_of_nodes_are_a_wrong_call(tmp_path: Path, options: tuple[str, ...]) -> None:
     done = run_up("--data", str(tmp_path / "data"), *options)
     assert done.returncode == 2
     assert options[0] in done.stderr or "above 65535" in done.stderr

@@ -11,10 +11,10 @@ import anyio
 import pytest
 import trio
 import trio.testing
-from nodes.logfiles.config import LogfilesConfig
 
 import swarm.blocking
 import swarm.logfiles
+from nodes.logfiles.config import LogfilesConfig
 from swarm.testing import LogfilesProcess, logfiles_in_memory, running_logfiles
 
 pytest.register_assert_rewrite("logfiles_conformance")

@@ -24,17 +24,20 @@ from queue_node.raw_queue import (
     POP,
     POP_MANY,
     PUSH,
+    PUSH_MANY,
     QUEUE_FULL,
     REMOVE_CHANNEL,
     STOP,
     TOO_MANY_CHANNELS,
     TOO_MANY_REQUESTS,
+    VALUE_TOO_BIG,
     WAIT_POP,
     QueueConnection,
     open_node,
     pack,
 )
 
+from nodes.queue.config import ChannelSection
 from swarm.core import limits
 from swarm.core.limits import OUTPUT_BYTES_MAX
 from swarm.core.node import LimitsSection, Node
@@ -136,6 +139,26 @@ def test_records_are_given_out_in_turn(node: Node, client: QueueConnection) -> N
         assert numbers == [*range(5 * place, 5 * place + 5), *range(5 * place + 15, 5 * place + 20)]
 
 
+def test_a_queue_whose_consumers_take_all_they_can_delays_no_other(tmp_path: Path) -> None:
+    """What one pass hands out is bounded: another queue has its turn in the next at the latest."""
+    with open_node(tmp_path, channel={"greedy": ChannelSection(ring_bytes=48 * MIB)}) as node:
+        client, other = QueueConnection(node), QueueConnection(node)
+        for _ in range(160):
+            client.push("greedy", *[bytes(KIB)] * 240)
+        greedy = [QueueConnection(node) for _ in range(6)]
+        for each in greedy:
+            each.consume(1, "greedy", "", records=4096)
+        other.consume(1, "other", "s")
+        for each in greedy:
+            each.take()
+        client.push("other", b"1")
+        for each in greedy:
+            each.take()
+        pass_by_itself(node)
+        assert other.records(1) == [b"1"]
+        assert client.queues("greedy")[0]["unacknowledged"] < 160 * 240  # there was more for the others
+
+
 def test_credit_is_respected(client: QueueConnection, consumer: QueueConnection) -> None:
     client.push("c", *[b"%d" % number for number in range(10)])
     consumer.consume(1, "c", "s", records=1, credit=2)
@@ -144,6 +167,14 @@ def test_credit_is_respected(client: QueueConnection, consumer: QueueConnection)
     assert consumer.records(1) == [b"2", b"3", b"4"]
     consumer.give(frame([1, CREDIT, 2**64 - 1]))
     assert consumer.records(1) == [b"5", b"6", b"7", b"8", b"9"]
+
+
+def test_what_is_granted_beyond_the_most_credit_is_cut(client: QueueConnection, consumer: QueueConnection) -> None:
+    consumer.consume(1, "c", "s", records=1, credit=1)
+    for _ in range(3):
+        consumer.give(frame([1, CREDIT, limits.CREDIT_MAX]))
+    client.push("c", *[b"x"] * (2 * limits.CREDIT_MAX))
+    assert len(consumer.batches(1)) == limits.CREDIT_MAX
 
 
 def test_a_batch_is_bounded_in_bytes(tmp_path: Path) -> None:
@@ -167,6 +198,17 @@ def test_a_consumer_of_the_channels_own_queue(client: QueueConnection, consumer:
     assert client.pop("c") == []
     assert consumer.exchange(frame([1, STOP])) == [[1, DONE, "stopped"]]
     assert client.pop("c") == [b"b"]
+
+
+def test_a_push_that_is_refused_ends_nobody_who_waits_for_a_new_channel(
+    client: QueueConnection, consumer: QueueConnection
+) -> None:
+    consumer.consume(1, "c", "")
+    assert client.error(PUSH, "c", bytes(70 * KIB))[0] == VALUE_TOO_BIG
+    assert client.result(CHANNELS) == []
+    assert consumer.take() == []
+    client.push("c", b"1")
+    assert consumer.records(1) == [b"1"]
 
 
 def test_without_subscriber_on_a_channel_that_has_some(client: QueueConnection, consumer: QueueConnection) -> None:
@@ -436,6 +478,17 @@ def test_streams_end_when_their_channel_is_removed(node: Node, client: QueueConn
     consumer.consume(1, "c", "s")
     client.push("c", b"y")
     assert consumer.batches(1) == [(0, False, [b"y"])]
+
+
+def test_who_waits_for_a_channel_waits_on_when_its_first_push_is_refused(
+    client: QueueConnection, consumer: QueueConnection
+) -> None:
+    consumer.consume(1, "c", "")
+    assert client.error(PUSH_MANY, ["c", "d"], *pack(bytes(65 * KIB)))[0] == VALUE_TOO_BIG
+    assert client.result(CHANNELS) == []
+    assert consumer.take() == []
+    client.push("c", b"x")
+    assert consumer.records(1) == [b"x"]
 
 
 def test_a_subscriber_that_is_dropped(node: Node, client: QueueConnection, tmp_path: Path) -> None:

@@ -243,6 +243,68 @@ def test_synced_by_a_thread_while_it_is_used(path: Path) -> None:
 # Damage.
 
 
+class _SyncedFiles(Files):
+    """While a file is cut, another thread syncs the queue: here, at that very moment."""
+
+    def __init__(self) -> None:
+        self.queue: RecordQueue | None = None
+        self.cut_fd = -1
+        self.synced: list[int] = []
+
+    def cut(self, fd: int, size: int) -> None:
+        queue, self.queue = self.queue, None
+        if queue:
+            self.cut_fd = fd
+            queue.sync()
+        super().cut(fd, size)
+
+    def sync(self, fd: int) -> None:
+        self.synced.append(fd)
+        super().sync(fd)
+
+
+def test_a_sync_does_not_miss_the_file_that_is_just_ended(path: Path) -> None:
+    files = _SyncedFiles()
+    queue = created(path, files=files)
+    fill(queue, 0, 100)
+    files.queue = queue
+    fill(queue, 100, 200)
+    assert files.queue is None
+    assert files.cut_fd in files.synced
+    queue.sync()
+    assert pop_all(queue) == numbered(0, 200)
+
+
+class _RemovedFiles(Files):
+    """Before a name is changed, another thread that syncs the queue has removed what is not needed any more."""
+
+    queue: RecordQueue | None = None
+
+    def rename(self, path: Path, to: Path) -> None:
+        if self.queue and path.name.endswith(".overflow"):
+            self.queue.sync()
+        super().rename(path, to)
+
+
+def test_files_are_renamed_while_those_that_have_moved_are_removed(path: Path) -> None:
+    files = _RemovedFiles()
+    queue = created(path, files=files)
+    fill(queue, 0, 300)
+    expected = numbered(0, 300)
+    while len(queue._overflow._moved) < 2:
+        found = pop(queue, 10)
+        assert found == expected[:10]
+        del expected[:10]
+        queue.commit()
+    files.queue = queue
+    queue.rename_to(path.with_name("subscriber-s.ring"))
+    queue.sync()
+    assert not list(path.parent.glob("own.*"))
+    assert queue._overflow._moved == []
+    queue.commit()
+    assert pop_all(queue) == expected
+
+
 def test_the_last_file_ends_anywhere(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What a write that was not finished leaves: it is cut off, and pushing goes on behind it."""
     queue = created(path)

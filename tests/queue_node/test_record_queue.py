@@ -10,6 +10,7 @@ import pytest
 from stored import ANY, SMALL, FailingFiles, pop, pop_all, push, reopened, take
 
 from nodes.queue.record_queue import QueueSettings, RecordQueue
+from nodes.queue.ring import Ring
 from nodes.queue.ring_format import entry_bytes
 from swarm.core.errors import DiskFull, QueueFull, SwarmError
 from swarm.core.node import NodeError
@@ -280,6 +281,30 @@ def test_drop_oldest_takes_what_is_given_out_too(path: Path) -> None:
     queue.close()
 
 
+@pytest.mark.parametrize("given", [0, 500])
+def test_drop_oldest_takes_no_step_for_each_of_many_small_entries(
+    path: Path, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = QueueSettings(1 << 16, full="drop-oldest")
+    queue = RecordQueue.create(path, settings)
+    for number in range(1000):
+        push(queue, b"%03d" % number)
+        queue.commit()
+    if given:
+        assert len(take(queue, given)[2]) == given
+        queue.commit()
+    looked_at = []
+    entry = Ring.entry
+    monkeypatch.setattr(Ring, "entry", lambda ring, position: looked_at.append(position) or entry(ring, position))
+    push(queue, bytes(60_000))
+    assert len(looked_at) < given + 10  # the spans of those that were given out have 256 records, and are cut
+    assert queue.dropped > 900
+    queue.commit()
+    left = queue.records - 1
+    assert pop_all(queue) == [b"%03d" % number for number in range(1000 - left, 1000)] + [bytes(60_000)]
+    queue.close()
+
+
 # Another size.
 
 
@@ -357,7 +382,7 @@ def test_renamed_and_removed(path: Path) -> None:
 
 def test_every_file_operation_fails_while_a_ring_is_made(path: Path) -> None:
     failed = set()
-    for error, raised in ((errno.ENOSPC, DiskFull), (errno.EIO, NodeError)):
+    for error, raised in ((errno.ENOSPC, DiskFull), (errno.ENOMEM, DiskFull), (errno.EIO, NodeError)):
         for number in range(1, 100):
             files = FailingFiles(number, error)
             try:

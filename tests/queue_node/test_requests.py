@@ -12,8 +12,10 @@ from queue_node.raw_queue import (
     BATCH_TOO_BIG,
     CHANNEL_SIZE,
     CHANNELS,
+    CONSUME,
     DISK_FULL,
     DONE,
+    DROP_SUBSCRIBER,
     EMPTY_VALUE,
     KIB,
     MIB,
@@ -36,6 +38,7 @@ from queue_node.raw_queue import (
     unpack,
 )
 
+from nodes.queue import served_queue
 from nodes.queue.config import ChannelSection
 from swarm.core.node import LimitsSection, Node
 
@@ -262,6 +265,21 @@ def test_one_channel_too_many(tmp_path: Path) -> None:
         client.push("c", b"x")
 
 
+def test_one_queue_too_many(tmp_path: Path) -> None:
+    with open_node(tmp_path, queues_max=3) as node:
+        client = QueueConnection(node)
+        client.consume(1, "a", "s")
+        client.consume(2, "a", "t")
+        client.push("b", b"1")
+        for code, *arguments in ((PUSH, "c", b"x"), (CONSUME, "a", "u", 1, 1), (CONSUME, "d", "s", 1, 1)):
+            assert client.error(code, *arguments) == (TOO_MANY_CHANNELS, {"limit": 3})
+        assert client.error(PUSH_MANY, ["a", "c"], *pack(b"x")) == (TOO_MANY_CHANNELS, {"limit": 3})
+        assert len(files(tmp_path)) == 3
+        assert client.result(SIZE) == [2, 1, 1]
+        assert [77, DONE, True] in client.ask([77, DROP_SUBSCRIBER, "a", "t"])
+        client.push("c", b"x")
+
+
 # Full.
 
 
@@ -326,6 +344,21 @@ def test_nothing_is_dropped_for_a_push_that_another_channel_refuses(tmp_path: Pa
         assert client.queues("dropping") == before
 
 
+def test_nothing_is_dropped_for_a_push_that_a_channel_with_overflow_left_refuses(tmp_path: Path) -> None:
+    """It drops the oldest, but what waits on disk since it was configured otherwise has to go first."""
+    with open_node(tmp_path, full="overflow") as node:
+        for _ in range(200):
+            QueueConnection(node).push("left", bytes(KIB))
+    left = ChannelSection(full="drop-oldest", overflow_bytes=64 * KIB)
+    with open_node(tmp_path, channel={"left": left, "*": ChannelSection(full="drop-oldest")}) as node:
+        client = QueueConnection(node)
+        for number in range(60):
+            client.push("drops", b"%d" % number * 512)
+        there = client.queues("drops")
+        assert client.error(PUSH_MANY, ["drops", "left"], *pack(bytes(30 * KIB)))[0] == QUEUE_FULL
+        assert client.queues("drops") == there
+
+
 def test_overflow_keeps_the_order_and_is_bounded(tmp_path: Path) -> None:
     with open_node(tmp_path, full="overflow", overflow_bytes=256 * KIB) as node:
         client = QueueConnection(node)
@@ -378,7 +411,12 @@ def test_garbage_harms_nobody_else(node: Node) -> None:
     assert client.pop("c") == [b"x"]
 
 
-def test_it_is_told_once_that_a_queue_becomes_full(client: QueueConnection, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_told_once_that_a_queue_becomes_full(
+    client: QueueConnection, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(served_queue, "monotonic", lambda: now[0])
+
     def told() -> int:
         return sum("nearly full" in record.message for record in caplog.records)
 
@@ -390,5 +428,8 @@ def test_it_is_told_once_that_a_queue_becomes_full(client: QueueConnection, capl
     client.pop("c", count // 2)
     assert told() == 1
     fill(client, "c")
+    assert told() == 1  # not that soon again
+    now[0] += 60
+    client.pop("c", 1)
     assert told() == 2
     assert unpack(*client.result(POP_MANY, "c", 1)) == [bytes(KIB)]

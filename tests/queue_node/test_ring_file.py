@@ -258,12 +258,16 @@ def test_a_foreign_file_is_named_and_set_aside_where_damage_is_accepted(path: Pa
         queue.close()
 
 
-def test_one_state_is_damaged_then_both(path: Path) -> None:
+def test_one_state_is_damaged_then_both(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     good = stored(path, FIRST)
+    opened_with(path, good).close()
+    assert not caplog.records
     for offset in STATE_OFFSETS:
         for place in range(offset, offset + 104, 5):
+            caplog.clear()
             queue = opened_with(path, good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
             assert pop_all(queue) in ([], FIRST)  # what was before the last commit, or after
+            assert f"{path}: one copy of its state is not sound" in caplog.text
             queue.close()
     zeroed = good[: STATE_OFFSETS[0]] + bytes(DATA_OFFSET - STATE_OFFSETS[0]) + good[DATA_OFFSET:]
     with pytest.raises(NodeError, match="neither copy of its state"):

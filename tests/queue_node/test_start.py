@@ -1,5 +1,6 @@
 """What a node finds when it starts (docs/formats/queue.md, "Files"): all that was acknowledged, and leftovers."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from queue_node.raw_queue import (
     open_node,
     unpack,
 )
+from queue_node.stored import FailingFiles
 
 from nodes.queue.node import close_queues, make_node
+from nodes.queue.queue_files import Files
 from swarm.core.node import LimitsSection, NodeError
 
 
@@ -182,3 +185,83 @@ def test_settings_that_have_changed(tmp_path: Path) -> None:
         client = QueueConnection(node)
         client.push("c", bytes(200 * KIB))
         assert client.pop("c") == [b"1", bytes(200 * KIB)]
+
+
+def test_a_queue_that_cannot_be_opened_for_want_of_room_is_told(tmp_path: Path) -> None:
+    """Too many open files, for instance: with a limit that is lower than before."""
+    with open_node(tmp_path) as node:
+        QueueConnection(node).push("c", b"1")
+    for number in range(1, 100):
+        files = FailingFiles(number, errno.EMFILE)
+        try:
+            node = make_node(make_config(tmp_path), files=files)
+        except NodeError as error:
+            assert "Too many open files" in str(error)
+            assert not files.open_now
+        else:
+            close_queues(node)
+            break
+    assert number > 3
+
+
+def test_a_file_in_the_place_of_a_channel_stops_the_start_and_not_the_node_at_a_push(tmp_path: Path) -> None:
+    with open_node(tmp_path):
+        pass
+    (tmp_path / "channels" / "c").write_bytes(b"x")
+    with pytest.raises(NodeError, match=r"channels/c is no directory.*move it away"):
+        make_node(make_config(tmp_path))
+
+
+def test_an_own_queue_beside_that_of_a_subscriber_stops_the_start(tmp_path: Path) -> None:
+    """As after a file was brought back from a backup: with both, a new subscriber would replace the others' files."""
+    with open_node(tmp_path) as node:
+        QueueConnection(node).push("c", b"1")
+    own = tmp_path / "channels" / "c" / "own.ring"
+    own.with_name("subscriber-s.ring").write_bytes(own.read_bytes())
+    with pytest.raises(NodeError, match=r"channels/c has own\.ring beside rings of subscribers"):
+        make_node(make_config(tmp_path))
+
+
+class _Steps(Files):
+    """What is done with names, in its order."""
+
+    def __init__(self) -> None:
+        self.renamed: list[Path] = []
+        self.synced: list[Path] = []
+
+    def rename(self, path: Path, to: Path) -> None:
+        super().rename(path, to)
+        self.renamed.append(path)
+        self.synced.clear()
+
+    def sync_directory(self, path: Path) -> None:
+        super().sync_directory(path)
+        self.synced.append(path)
+
+
+def test_names_are_synced_when_they_have_changed(tmp_path: Path) -> None:
+    """So that what is acknowledged then is found after a loss of power."""
+    files = _Steps()
+    channels = tmp_path / "channels"
+    with open_node(tmp_path, files=files, fsync="interval") as node:
+        client = QueueConnection(node)
+        client.push("c", b"1")
+        assert files.synced == [channels / "c"]
+        QueueConnection(node).consume(1, "c", "s")  # takes it over
+        assert files.renamed[-1].name == "own.ring"
+        assert files.synced == [channels / "c"]
+        QueueConnection(node).consume(1, "c", "t")
+        assert files.synced == [channels / "c"]
+        assert client.result(DROP_SUBSCRIBER, "c", "s")
+        assert files.synced == [channels / "c"]
+        assert client.result(REMOVE_CHANNEL, "c")
+        assert files.synced == [channels]
+
+
+def test_the_directory_of_a_new_channel_is_synced(tmp_path: Path) -> None:
+    files = _Steps()
+    synced: list[Path] = []
+    files.sync_directory = synced.append  # type: ignore[method-assign]
+    with open_node(tmp_path, files=files, fsync="interval") as node:
+        QueueConnection(node).push("c", b"1")
+    assert synced == [tmp_path / "channels", tmp_path / "channels" / "c"]

@@ -126,8 +126,11 @@ async def test_each_cursor_goes_on_where_its_batch_has_come_to(tmp_path: Path, o
         whole = await logs.range("a", order=order, filter=filter)
         assert len(whole.batches) > 2
         given: list[Record] = []
-        for batch, cursor in zip(whole.batches, whole.cursors, strict=True):
+        some = set(range(0, len(whole.batches), len(whole.batches) // 6 + 1)) | {len(whole.batches) - 1}
+        for number, (batch, cursor) in enumerate(zip(whole.batches, whole.cursors, strict=True)):
             given += batch
+            if number not in some:
+                continue
             rest = await logs.range("a", order=order, filter=filter, after=cursor)
             assert given + rest.records == whole.records
 
@@ -278,7 +281,7 @@ TEXTS = [
         ([REGEX, b"", False], None),
         ([REGEX, b".*", False], lambda value: True),
     ],
-    ids=repr,
+    ids=lambda value: repr(value) if isinstance(value, list) else "",
 )
 async def test_filters(tmp_path: Path, filter: list[object], matches: Callable[[bytes], bool] | None) -> None:
     async with client_of(tmp_path) as logs:
@@ -406,7 +409,7 @@ async def test_a_damaged_block_is_passed_over_counted_and_told(tmp_path: Path) -
                 assert len(lost) == hit[1]
                 expected = [record for record in MANY if record not in lost]
                 assert found.records == (expected if order == OLDEST_FIRST else expected[::-1])
-        assert (await logs.raw.result(STATS))["damages"] > 0
+        assert (await logs.raw.result(STATS))["channel"]["a"]["damaged"] == 1
 
 
 async def test_the_cursor_is_what_the_document_says(tmp_path: Path) -> None:
