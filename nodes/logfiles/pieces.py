@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from time import monotonic
 
 from nodes.logfiles.block_format import BLOCK_BYTES
 from nodes.logfiles.block_index import Damage
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 READ_BYTES = 512 * KIB  # of payloads that a range reads ahead of what was sent
 STEPS_MAX = 64  # in a piece: buckets with few records each, or work that has found no block
+FILTERING_S = 0.05  # of looking in one go, but a block at least: an evil expression takes a thousand times as long
 FILTERED_BYTES = 4 * MIB  # decompressed, that it looks at in one go: some 20,000 lines, 20 ms for an expression
 
 
@@ -66,6 +68,7 @@ class Pieces:
         """Of the step, those that were not looked at."""
         self._step_end = Cursor(0, 0)
         self._looked = 0
+        self._until = 0.0
         """Bytes, decompressed, since `some` has begun."""
 
     def close(self) -> None:
@@ -77,10 +80,15 @@ class Pieces:
         """As many as take some ms; none: that was all. Raises ChannelRemoved, OSError."""
         found: list[Piece] = []
         size = self._looked = 0
-        while size < READ_BYTES and self._looked < FILTERED_BYTES and (piece := self._next()) is not None:
+        self._until = monotonic() + FILTERING_S
+        while size < READ_BYTES and not self._is_enough and (piece := self._next()) is not None:
             found.append(piece)
             size += sum(len(block.payload) for block in piece.blocks)
         return found
+
+    @property
+    def _is_enough(self) -> bool:
+        return self._looked >= FILTERED_BYTES or (self._looked > 0 and monotonic() > self._until)
 
     def _next(self) -> Piece | None:
         if self._left is not None or self._asked.filter is not None:
@@ -100,7 +108,7 @@ class Pieces:
         """At blocks, of several steps if there is little in them."""
         piece: Piece | None = None
         found = _Found(newest_first=self._asked.newest_first)
-        while self._left != 0 and found.size < APART_BYTES_MIN and self._looked < FILTERED_BYTES:
+        while self._left != 0 and found.size < APART_BYTES_MIN and not self._is_enough:
             if self._blocks:
                 piece = piece or Piece(self._step_end)
             elif (step := next(self._steps, None)) is not None:
@@ -123,7 +131,7 @@ class Pieces:
             self._looked += block.raw_bytes
             try:
                 self._look_at(block, found)
-                if self._left == 0 or (self._looked >= FILTERED_BYTES and self._blocks):
+                if self._left == 0 or (self._is_enough and self._blocks):
                     return found.cursor or self._behind(block)
             except BadPayload as error:
                 log.error("damage: a block of %d records from %d on: %s", block.records, block.first, error)
