@@ -12,7 +12,7 @@ import pytest
 from checked import check, repair
 from damages import append, cut, flip
 from logfiles_node.log_lines import NOON, log_lines
-from logfiles_node.stored import AbandonedStore, content, flush, make_blocks, seal_all
+from logfiles_node.logfiles_stored import AbandonedStore, content, flush, make_blocks, seal_all
 
 from nodes.logfiles.block_format import next_block
 from nodes.logfiles.check.findings import Kind, Report, Status

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -145,16 +147,22 @@ for work in store.buckets_to_seal(1 << 62, 0):
     assert len(restarted(tmp_path)) == len(PAIRS) + 1
 
 
-def test_a_bucket_that_does_not_overlap_is_sealed_in_little_memory(tmp_path: Path) -> None:
-    with AbandonedStore(tmp_path) as store:
+def sealed_with(directory: Path) -> int:
+    """Most memory in bytes that the processes of this one have taken, after one has sealed a bucket of 75 MB."""
+    with AbandonedStore(directory) as store:
         for number in range(150):
             store.put_many("a", [NOON + number], [os.urandom(500_000)])
             store.commit()
             make_blocks(store)
         seal_all(store)
-        used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-        assert used < max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 200 << 20)
         assert len(content(store)) == 150
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
+def test_a_bucket_that_does_not_overlap_is_sealed_in_little_memory(tmp_path: Path) -> None:
+    """From a process of its own: until it runs its program, a process is as large as the one that made it."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        assert process.submit(sealed_with, tmp_path).result() < 200 << 20
 
 
 # Retention and removal.
