@@ -36,7 +36,8 @@ from swarm.core.stats import RequestStatistics
 
 FIRST_WAIT_S = 0.1  # the kernel itself waits so long for an answer: one system call less than asking first
 FRESH_S = 0.01  # whether a connection broke that was used so shortly before is not worth asking
-MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux has it
+DONT_WAIT = int(socket.MSG_DONTWAIT)  # as plain numbers: to combine those of the socket module takes 2 us
+DONT_WAIT_MORE = DONT_WAIT | int(getattr(socket, "MSG_MORE", 0))  # Linux has it
 PENDING = object()
 
 
@@ -269,7 +270,7 @@ class Connection:
 
         more: the rest of the frame follows at once; the kernel waits for it.
         """
-        flags = socket.MSG_DONTWAIT | (MSG_MORE if more else 0)
+        flags = DONT_WAIT_MORE if more else DONT_WAIT
         view: bytes | memoryview = data
         try:
             while view:
