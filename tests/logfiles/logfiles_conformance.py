@@ -8,15 +8,14 @@ rows.
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from random import Random
 from typing import Any, Self
 
 import pytest
+from conformance_runs import AwaitableClient, Rows, Swarm
 
-import swarm.blocking
 from nodes.logfiles.config import LogfilesConfig, StoreSection
 from swarm.core import limits
 from swarm.core.errors import (
@@ -44,61 +43,11 @@ NOTHING_OLD = LogfilesConfig(store=StoreSection(fsync="never", past_max=365 * 86
 Records = list[tuple[int, bytes]]
 
 
-@dataclass
-class Swarm:
-    """What the client of a row is connected to."""
-
-    addresses: list[str]
-    dead_address: str
-    """Where no node is."""
-    client: Callable[..., Any]
-    """Makes another client of the same kind, not open yet; takes nodes, timeout, compression."""
+row = Rows(DEFAULT)
+ROWS = row.all
 
 
-@dataclass(frozen=True)
-class Row:
-    name: str
-    check: Callable[[Any, Swarm], Awaitable[None]]
-    config: LogfilesConfig
-    heavy: bool
-
-
-ROWS: list[Row] = []
-
-
-def row(config: LogfilesConfig = DEFAULT, *, heavy: bool = False) -> Callable[[Any], Any]:
-    """Adds a function to the rows. config: that of the nodes. heavy: it takes long, as rows with many bytes do."""
-
-    def add(check: Any) -> Any:
-        ROWS.append(Row(check.__name__, check, config, heavy))
-        return check
-
-    return add
-
-
-class AwaitableClient:
-    """A blocking client whose methods can be awaited, from one task."""
-
-    def __init__(self, client: swarm.blocking.LogfilesClient) -> None:
-        self._client = client
-
-    async def __aenter__(self) -> Self:
-        self._client.__enter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        self._client.__exit__(*error)
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._client, name)
-        if not callable(attribute) or name == "statistics":
-            return attribute
-
-        async def call(*arguments: Any, **options: Any) -> Any:
-            return attribute(*arguments, **options)
-
-        return call
-
+class AwaitableLogfilesClient(AwaitableClient):
     def get_range(self, *arguments: Any, **options: Any) -> "AwaitableRange":
         return AwaitableRange(self._client.get_range(*arguments, **options))
 

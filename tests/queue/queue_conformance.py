@@ -6,13 +6,12 @@ without an event loop come as AwaitableClient, so rows await what all of them do
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from itertools import product
 from typing import Any, Self
 
 import pytest
+from conformance_runs import AwaitableClient, Row, Rows, Swarm, awaitable
 
-import swarm.blocking
 from nodes.queue.config import QueueConfig, QueueSection
 from swarm.core import limits
 from swarm.core.errors import (
@@ -37,67 +36,16 @@ DEFAULT = QueueConfig(queue=QueueSection(ring_bytes=8 * MIB))
 SMALL = QueueConfig(queue=QueueSection(ring_bytes=RING_BYTES), limits=LimitsSection(value_bytes=10_000))
 
 
-@dataclass
-class Swarm:
-    """What the client of a row is connected to."""
-
-    addresses: list[str]
-    dead_address: str
-    """Where no node is."""
-    client: Callable[..., Any]
-    """Makes another client of the same kind, not open yet; takes nodes, timeout, compression."""
+row = Rows(DEFAULT)
+ROWS = row.all
 
 
-@dataclass(frozen=True)
-class Row:
-    name: str
-    check: Callable[[Any, Swarm], Awaitable[None]]
-    config: QueueConfig
-    heavy: bool
-
-
-ROWS: list[Row] = []
-
-
-def row(config: QueueConfig = DEFAULT, *, heavy: bool = False) -> Callable[[Any], Any]:
-    """Adds a function to the rows. config: that of the nodes. heavy: it takes long, as rows with many bytes do."""
-
-    def add(check: Any) -> Any:
-        ROWS.append(Row(check.__name__, check, config, heavy))
-        return check
-
-    return add
-
-
-class AwaitableClient:
-    """A blocking client whose methods can be awaited, from one task."""
-
-    def __init__(self, client: swarm.blocking.QueueClient) -> None:
-        self._client = client
-
-    async def __aenter__(self) -> Self:
-        self._client.__enter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        self._client.__exit__(*error)
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._client, name)
-        return attribute if not callable(attribute) or name == "statistics" else awaitable(attribute)
-
+class AwaitableQueueClient(AwaitableClient):
     def consume(self, *arguments: Any, **options: Any) -> "AwaitableConsumer":
         return AwaitableConsumer(lambda: self._client.consume(*arguments, timeout=PATIENCE_S, **options))
 
     def produce(self, channel: Any) -> "AwaitableProducer":
         return AwaitableProducer(self._client.produce(channel))
-
-
-def awaitable(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    async def call(*arguments: Any, **options: Any) -> Any:
-        return function(*arguments, **options)
-
-    return call
 
 
 class AwaitableProducer:
