@@ -11,6 +11,7 @@ import anyio
 import pytest
 import trio
 import trio.testing
+from conformance import ROWS, AwaitableClient, Row, Swarm
 
 import swarm.blocking
 import swarm.dht
@@ -19,10 +20,6 @@ from swarm.core.errors import WrongNode
 from swarm.dht import protocol
 from swarm.dht.hash_range import split_evenly
 from swarm.testing import DhtProcess, dht_in_memory, running_dht
-
-pytest.register_assert_rewrite("conformance")
-
-from conformance import ROWS, AwaitableClient, Row, Swarm  # noqa: E402
 
 HANG_S = 20.0
 PLACES = ("memory", "loopback", "process")

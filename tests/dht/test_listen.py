@@ -13,6 +13,7 @@ import anyio
 import pytest
 import trio
 import trio.testing
+from conformance import everything, records, until_nobody_listens
 
 import swarm.blocking
 from nodes.dht.config import DhtConfig, NodeSection
@@ -25,10 +26,6 @@ from swarm.dht.events import Copy
 from swarm.dht.hash_range import HashRange, hash_key, split_evenly
 from swarm.testing import DhtProcess, dht_in_memory, running_dht
 from tests.waiting import wait_until
-
-pytest.register_assert_rewrite("conformance")
-
-from conformance import everything, records, until_nobody_listens  # noqa: E402
 
 HANG_S = 30.0
 

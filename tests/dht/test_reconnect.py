@@ -15,6 +15,7 @@ import anyio
 import pytest
 import trio
 import trio.testing
+from conformance import AwaitableClient, everything, records, stored_bytes
 
 import swarm.blocking
 from nodes.dht.config import DhtConfig, NodeSection
@@ -40,12 +41,7 @@ from swarm.core.transports import Transport
 from swarm.dht import DhtClient
 from swarm.dht.hash_range import HASH_MAX, HashRange, hash_key, split_evenly
 from swarm.testing import DhtProcess, MemoryTransport, dht_in_memory, running_dht
-
-pytest.register_assert_rewrite("conformance")
-
-from conformance import AwaitableClient, everything, records, stored_bytes  # noqa: E402
-
-from tests.proxy import Cut, proxy_before  # noqa: E402
+from tests.proxy import Cut, proxy_before
 
 MIB = 1024 * 1024
 HANG_S = 20.0

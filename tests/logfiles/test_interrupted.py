@@ -9,20 +9,10 @@ import anyio
 import pytest
 import trio
 import trio.testing
-
-import swarm.blocking
-from nodes.logfiles.config import LogfilesConfig, StoreSection
-from swarm.core.config import Address
-from swarm.core.errors import ConnectionLost, NodeUnreachable
-from swarm.logfiles import LogfilesClient
-from swarm.testing import LogfilesProcess, logfiles_in_memory, running_logfiles
-
-pytest.register_assert_rewrite("logfiles_conformance")
-
-from logfiles_conformance import (  # noqa: E402
+from logfiles_conformance import (
     SECOND,
     T0,
-    AwaitableClient,
+    AwaitableLogfilesClient,
     Records,
     all_of,
     in_turns,
@@ -30,8 +20,14 @@ from logfiles_conformance import (  # noqa: E402
     records,
 )
 
-from tests.proxy import Cut, proxy_before  # noqa: E402
-from tests.waiting import wait_until  # noqa: E402
+import swarm.blocking
+from nodes.logfiles.config import LogfilesConfig, StoreSection
+from swarm.core.config import Address
+from swarm.core.errors import ConnectionLost, NodeUnreachable
+from swarm.logfiles import LogfilesClient
+from swarm.testing import LogfilesProcess, logfiles_in_memory, running_logfiles
+from tests.proxy import Cut, proxy_before
+from tests.waiting import wait_until
 
 HANG_S = 30.0
 CUTS = [300, 1000, 70_000, 262_144, 262_400, 400_000, 1_000_000, 1_500_000]  # bytes that the node has sent
@@ -45,7 +41,7 @@ def run(kind: str, nodes: list[str], work: Callable[[Any], Awaitable[None]], **o
     async def main() -> None:
         client: Any = LogfilesClient(nodes, **options)
         if kind == "blocking":
-            client = AwaitableClient(swarm.blocking.LogfilesClient(nodes, **options))
+            client = AwaitableLogfilesClient(swarm.blocking.LogfilesClient(nodes, **options))
         with anyio.fail_after(HANG_S):
             async with client as logs:
                 await work(logs)
@@ -75,7 +71,7 @@ def test_a_range_goes_on_where_the_connection_broke(kind: str, newest_first: boo
             proxy.cuts.extend(Cut(answers=answers) for answers in CUTS)
         addresses = [first.address, second.address]
         if kind == "blocking":
-            return AwaitableClient(swarm.blocking.LogfilesClient(addresses, timeout=10.0))
+            return AwaitableLogfilesClient(swarm.blocking.LogfilesClient(addresses, timeout=10.0))
         return LogfilesClient(addresses, timeout=10.0)
 
     with (

@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from conformance_runs import Kind, Places, Row, cases
+from logfiles_conformance import ROWS, AwaitableLogfilesClient
 
 import swarm.blocking
 import swarm.logfiles
 from swarm.testing import LogfilesProcess, logfiles_in_memory, running_logfiles
-
-pytest.register_assert_rewrite("conformance_runs", "logfiles_conformance")
-
-from conformance_runs import Kind, Places, Row, cases  # noqa: E402
-from logfiles_conformance import ROWS, AwaitableLogfilesClient  # noqa: E402
 
 KIND = Kind(
     "logfiles",

@@ -9,16 +9,13 @@ import anyio
 import pytest
 import trio
 import trio.testing
+from queue_conformance import AwaitableQueueClient
 
 import swarm.blocking
 from nodes.queue.config import QueueConfig, QueueSection
 from swarm.core.errors import HasSubscribers
 from swarm.queue import QueueClient
 from swarm.testing import queue_in_memory, running_queue
-
-pytest.register_assert_rewrite("queue_conformance")
-
-from queue_conformance import AwaitableClient  # noqa: E402
 
 CHANNELS = ("a", "b")
 SUBSCRIBERS = ("one", "two")
@@ -178,7 +175,7 @@ def test_random_operations(seed: int, kind: str, nodes: int) -> None:
     async def main(addresses: list[str]) -> None:
         client: Any = QueueClient(addresses)
         if kind == "blocking":
-            client = AwaitableClient(swarm.blocking.QueueClient(addresses))
+            client = AwaitableQueueClient(swarm.blocking.QueueClient(addresses))
         with anyio.fail_after(60):
             async with client as queue:
                 await queue.ready()

@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from conformance_runs import Kind, Places, Row, cases
+from queue_conformance import ROWS, AwaitableQueueClient
 
 import swarm.blocking
 import swarm.queue
 from swarm.testing import QueueProcess, queue_in_memory, running_queue
-
-pytest.register_assert_rewrite("conformance_runs", "queue_conformance")
-
-from conformance_runs import Kind, Places, Row, cases  # noqa: E402
-from queue_conformance import ROWS, AwaitableQueueClient  # noqa: E402
 
 KIND = Kind(
     "queue",

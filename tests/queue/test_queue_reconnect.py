@@ -9,16 +9,13 @@ from typing import Any
 
 import anyio
 import pytest
+from queue_conformance import AwaitableQueueClient, records, take
 
 import swarm.blocking
 from nodes.queue.config import QueueConfig, QueueSection
 from swarm.core.errors import ConnectionLost, NodeUnreachable, QueueFull, RequestTimeout
 from swarm.queue import QueueClient
 from swarm.testing import QueueProcess, running_queue
-
-pytest.register_assert_rewrite("queue_conformance")
-
-from queue_conformance import AwaitableClient, records, take  # noqa: E402
 
 HANG_S = 30.0
 WAIT_S = 10.0
@@ -35,7 +32,7 @@ def run(kind: str, nodes: list[str], work: Callable[[Any], Awaitable[None]], **o
     async def main() -> None:
         client: Any = QueueClient(nodes, **options)
         if kind == "blocking":
-            client = AwaitableClient(swarm.blocking.QueueClient(nodes, **options))
+            client = AwaitableQueueClient(swarm.blocking.QueueClient(nodes, **options))
         with anyio.fail_after(HANG_S):
             async with client as queue:
                 await work(queue)
