@@ -1,5 +1,6 @@
 """The dht client for programs without an event loop."""
 
+import ssl
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -9,6 +10,7 @@ from typing import Any, Generic, Self, TypeVar, overload
 
 from swarm.blocking.listen import Events
 from swarm.core.blocking_client import BlockingClient, BlockingStream
+from swarm.core.credentials import CredentialsOption
 from swarm.core.errors import ConnectionLost
 from swarm.core.limits import CLIENT_STREAM_CREDIT
 from swarm.core.nodes_file import node_addresses
@@ -38,10 +40,14 @@ class DhtClient(BlockingClient):
         nodes_file: str | Path | None = None,
         timeout: float = 5.0,
         compression: bool = False,
+        credentials: CredentialsOption = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         addresses = node_addresses(nodes, nodes_file)
         self._ring = Ring([str(address) for address in addresses])
-        super().__init__(addresses, self._ring, timeout=timeout, compression=compression)
+        super().__init__(
+            addresses, self._ring, timeout=timeout, compression=compression, credentials=credentials, tls=tls
+        )
 
     @property
     def ring_problems(self) -> list[RingProblem]:

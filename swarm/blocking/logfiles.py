@@ -1,5 +1,6 @@
 """The logfiles client for programs without an event loop."""
 
+import ssl
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from swarm.core.blocking_client import BlockingClient, BlockingStream
+from swarm.core.credentials import CredentialsOption
 from swarm.core.errors import ConnectionLost
 from swarm.core.limits import CLIENT_STREAM_CREDIT
 from swarm.core.nodes_file import node_addresses
@@ -37,10 +39,14 @@ class LogfilesClient(BlockingClient):
         nodes_file: str | Path | None = None,
         timeout: float = 5.0,
         compression: bool = False,
+        credentials: CredentialsOption = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         addresses = node_addresses(nodes, nodes_file)
         self._logfiles = LogfilesNodes([str(address) for address in addresses])
-        super().__init__(addresses, self._logfiles, timeout=timeout, compression=compression)
+        super().__init__(
+            addresses, self._logfiles, timeout=timeout, compression=compression, credentials=credentials, tls=tls
+        )
 
     def put(self, channel: str, timestamp: Time, value: bytes) -> None:
         self._run(operations.put(self._logfiles, channel, timestamp, value))

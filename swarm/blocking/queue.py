@@ -1,5 +1,6 @@
 """The queue client for programs without an event loop."""
 
+import ssl
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -9,6 +10,7 @@ from typing import Any, overload
 from swarm.blocking.consume import Consumer
 from swarm.blocking.produce import Producer
 from swarm.core.blocking_client import BlockingClient
+from swarm.core.credentials import CredentialsOption
 from swarm.core.errors import SwarmError
 from swarm.core.limits import CLIENT_STREAM_CREDIT
 from swarm.core.nodes_file import node_addresses
@@ -39,10 +41,14 @@ class QueueClient(BlockingClient):
         nodes_file: str | Path | None = None,
         timeout: float = 5.0,
         compression: bool = False,
+        credentials: CredentialsOption = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         addresses = node_addresses(nodes, nodes_file)
         self._queues = QueueNodes([str(address) for address in addresses])
-        super().__init__(addresses, self._queues, timeout=timeout, compression=compression)
+        super().__init__(
+            addresses, self._queues, timeout=timeout, compression=compression, credentials=credentials, tls=tls
+        )
 
     def close(self) -> None:
         """Closes every connection; the client cannot be used any more."""

@@ -1,9 +1,11 @@
 """What the clients for trio and asyncio share: nodes to be reached, and operations carried out within a deadline."""
 
 import math
+import ssl
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +16,8 @@ from swarm.core import limits, operations, protocol
 from swarm.core.async_connection import Connection
 from swarm.core.client_session import WAIT_FOR_NODES, Call, FirstOf, Result, Steps, describe, result_of
 from swarm.core.config import Address
+from swarm.core.connection_settings import ConnectionSettings
+from swarm.core.credentials import CredentialsOption, read_credentials
 from swarm.core.errors import (
     ClientClosed,
     ConnectionLost,
@@ -45,14 +49,17 @@ class AsyncClient:
         *,
         timeout: float,
         compression: bool,
-        connect: Callable[[Address], Awaitable[Transport]] = connect_socket,
+        credentials: CredentialsOption,
+        tls: ssl.SSLContext | None,
+        connect: Callable[..., Awaitable[Transport]] = connect_socket,
     ) -> None:
         """known: learns what the nodes' hellos tell, in the same order."""
         self._timeout_s = checked_timeout(timeout)
         self._known = known
+        settings = ConnectionSettings(self.kind, timeout, compression, read_credentials(credentials))
+        reach = connect if tls is None else partial(connect, tls=tls)
         self._connections = [
-            Connection(address, self.kind, timeout, compression, connect, self._hello_handler(number))
-            for number, address in enumerate(nodes)
+            Connection(address, settings, reach, self._hello_handler(number)) for number, address in enumerate(nodes)
         ]
         self._statistics: dict[int, RequestStatistics] = {}
         self._node_came: anyio.Event | None = None

@@ -22,6 +22,7 @@ import anyio
 from swarm.core import limits
 from swarm.core.client_session import Call, ClientSession
 from swarm.core.config import Address
+from swarm.core.connection_settings import ConnectionSettings
 from swarm.core.errors import ClientClosed, RequestTimeout, SwarmError, connection_lost
 from swarm.core.protocol import DONE, PING, Request
 from swarm.core.session import NodeHello
@@ -65,18 +66,15 @@ class Connection:
     def __init__(
         self,
         address: Address,
-        kind: str,
-        timeout_s: float,
-        compression: bool,
+        settings: ConnectionSettings,
         connect: Callable[[Address], Awaitable[Transport]],
         on_hello: Callable[[NodeHello], None],
     ) -> None:
         self.address = address
         self.name = str(address)
         self.last_error: Exception | None = None
-        self._kind = kind
-        self._timeout_s = timeout_s
-        self._compression = compression
+        self._settings = settings
+        self._timeout_s = settings.timeout_s
         self._connect = connect
         self._on_hello = on_hello
         self._session: ClientSession[Waiter] | None = None
@@ -136,7 +134,7 @@ class Connection:
             backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
 
     async def _run_once(self) -> None:
-        session: ClientSession[Waiter] = ClientSession(self._kind, compression=self._compression)
+        session: ClientSession[Waiter] = ClientSession(self._settings)
         with anyio.move_on_after(max(self._timeout_s, limits.BACKOFF_MAX_S)) as greeting:
             self._transport = transport = await self._connect(self.address)
             await transport.send_all(session.begin())

@@ -6,6 +6,7 @@ request through at a time; a program whose threads shall not wait for one anothe
 
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -18,6 +19,8 @@ from typing import Any, Self
 from swarm.core import limits, operations, protocol
 from swarm.core.client_session import WAIT_FOR_NODES, Call, ClientSession, FirstOf, Result, Steps, describe, result_of
 from swarm.core.config import Address
+from swarm.core.connection_settings import ConnectionSettings
+from swarm.core.credentials import CredentialsOption, read_credentials
 from swarm.core.errors import (
     ClientClosed,
     ConnectionLost,
@@ -58,13 +61,13 @@ class _Waiter:
 class Connection:
     """The connection to one node; made when it is needed, and made anew after it broke."""
 
-    def __init__(self, address: Address, kind: str, timeout_s: float, compression: bool) -> None:
+    def __init__(self, address: Address, settings: ConnectionSettings, tls: ssl.SSLContext | None) -> None:
         self.address = address
         self.name = str(address)
         self.last_error: Exception | None = None
-        self._kind = kind
-        self._timeout_s = timeout_s
-        self._compression = compression
+        self._settings = settings
+        self._tls = tls
+        self._timeout_s = settings.timeout_s
         self._sock: socket.socket | None = None
         self._session: ClientSession[_Waiter]
         self._poll = select.poll()
@@ -80,7 +83,7 @@ class Connection:
 
     def twin(self) -> "Connection":
         """Another connection to the same node."""
-        return Connection(self.address, self._kind, self._timeout_s, self._compression)
+        return Connection(self.address, self._settings, self._tls)
 
     @property
     def ready(self) -> bool:
@@ -135,7 +138,7 @@ class Connection:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, max(first_wait_us, 1)))
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
-        self._session = ClientSession(self._kind, compression=self._compression)
+        self._session = ClientSession(self._settings)
         del self._received[:]
         self._send_all(self._session.begin(), deadline)
         while self._session.hello is None:
@@ -359,11 +362,21 @@ class BlockingClient:
 
     kind: str
 
-    def __init__(self, nodes: Sequence[Address], known: KnownNodes, *, timeout: float, compression: bool) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Address],
+        known: KnownNodes,
+        *,
+        timeout: float,
+        compression: bool,
+        credentials: CredentialsOption,
+        tls: ssl.SSLContext | None,
+    ) -> None:
         """known: learns what the nodes' hellos tell, in the same order."""
         self._timeout_s = checked_timeout(timeout)
         self._known = known
-        self._connections = [Connection(address, self.kind, timeout, compression) for address in nodes]
+        settings = ConnectionSettings(self.kind, timeout, compression, read_credentials(credentials))
+        self._connections = [Connection(address, settings, tls) for address in nodes]
         self._statistics: dict[int, RequestStatistics] = {}
         self._lock = threading.RLock()
         self._open = False

@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from swarm import __version__
 from swarm.core import limits, protocol
+from swarm.core.connection_settings import ConnectionSettings
 from swarm.core.errors import ProtocolError, SwarmError, TooManyRequests, WrongKind, from_wire
 from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, read_header
 from swarm.core.protocol import Request, brief
@@ -74,15 +75,14 @@ Owner = TypeVar("Owner")
 
 
 class ClientSession(Generic[Owner]):
-    def __init__(self, kind: str, *, compression: bool) -> None:
+    def __init__(self, settings: ConnectionSettings) -> None:
         self.hello: NodeHello | None = None
         """None until the node's hello was read; requests may be sent from then on."""
         self.notice: SwarmError | None = None
         """Why the node closes the connection, once it has told."""
         self.waiting: dict[int, Owner] = {}
         """Who waits for which answer, oldest first."""
-        self._kind = kind
-        self._compression = compression
+        self._settings = settings
         self._decoder = FrameDecoder(frame_bytes_max=limits.FRAME_BYTES_MAX, counted=False)
         self._encoder = FrameEncoder()
         self._messages: list[Message] = []
@@ -90,7 +90,9 @@ class ClientSession(Generic[Owner]):
 
     def begin(self) -> bytes:
         """The client's hello."""
-        hello = ClientHello(f"swarm-python {__version__}", self._kind, (LZ4,) if self._compression else ())
+        hello = ClientHello(
+            f"swarm-python {__version__}", self._settings.kind, (LZ4,) if self._settings.compression else ()
+        )
         return self._encoder.encode([hello.to_message()])
 
     def request(self, request: Request, arguments: tuple[Any, ...], owner: Owner) -> int:
@@ -194,8 +196,9 @@ class ClientSession(Generic[Owner]):
             case [[0, int(status), result]]:
                 raise from_wire(status, result)
         hello = NodeHello.from_messages(messages)
-        if hello.kind != self._kind:
-            raise WrongKind(f"this is a {hello.kind} node, not a {self._kind} node", {"kind": hello.kind})
+        kind = self._settings.kind
+        if hello.kind != kind:
+            raise WrongKind(f"this is a {hello.kind} node, not a {kind} node", {"kind": hello.kind})
         self.hello = hello
         self._decoder.compression = self._encoder.compression = hello.compression == LZ4
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import ssl
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -58,8 +59,10 @@ class SocketTransport:
         self._sock.close()
 
 
-async def connect_socket(address: Address) -> Transport:
+async def connect_socket(address: Address, tls: ssl.SSLContext | None = None) -> Transport:
     """Connects to a node; where a name has several addresses, to the first that answers. Raises OSError."""
+    if tls is not None:
+        raise NotImplementedError("TLS")
     if address.is_unix:
         return await _connect(socket.AF_UNIX, address.path)
     infos = await anyio.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)

@@ -1,5 +1,6 @@
 """The queue client for programs under trio and under asyncio."""
 
+import ssl
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ import anyio
 import swarm.queue.operations as operations
 import swarm.queue.protocol as protocol
 from swarm.core.async_client import AsyncClient
+from swarm.core.credentials import CredentialsOption
 from swarm.core.limits import CLIENT_STREAM_CREDIT
 from swarm.core.nodes_file import node_addresses
 from swarm.core.transports import connect_socket
@@ -53,16 +55,28 @@ class QueueClient(AsyncClient):
         nodes_file: str | Path | None = None,
         timeout: float = 5.0,
         compression: bool = False,
+        credentials: CredentialsOption = None,
+        tls: ssl.SSLContext | None = None,
         connect: Any = connect_socket,
     ) -> None:
         """nodes: addresses host:port, of all nodes; or nodes_file: a file with one a line, # begins a comment.
         timeout: seconds for each request, connecting included.
         compression: lz4 both ways; worth it over a network, not on one machine.
+        credentials: for nodes that ask for them: name and key, or the path of a file with the line `name:hex key`.
+        tls: for nodes that encrypt: what checks their certificate.
         connect: how an address is connected to; for tests.
         """
         addresses = node_addresses(nodes, nodes_file)
         self._queues = QueueNodes([str(address) for address in addresses])
-        super().__init__(addresses, self._queues, timeout=timeout, compression=compression, connect=connect)
+        super().__init__(
+            addresses,
+            self._queues,
+            timeout=timeout,
+            compression=compression,
+            credentials=credentials,
+            tls=tls,
+            connect=connect,
+        )
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -22,6 +22,7 @@ from nodes.dht.config import DhtConfig, NodeSection
 from swarm.core import limits
 from swarm.core.client_session import Call, ClientSession
 from swarm.core.config import Address, parse_address
+from swarm.core.connection_settings import ConnectionSettings
 from swarm.core.errors import (
     BadArgument,
     BadKey,
@@ -77,7 +78,7 @@ async def until_reached(dht: Any) -> None:
 
 def hello_sizes(address: str) -> tuple[int, int]:
     """Bytes of the client's hello and of the node's."""
-    hello = ClientSession[None]("dht", compression=False).begin()
+    hello = ClientSession[None](ConnectionSettings("dht", 5.0)).begin()
     node = parse_address(address)
     with socket.create_connection((node.host, node.port)) as sock:
         sock.sendall(hello)
