@@ -69,7 +69,7 @@ def main(
     def describe(node: Node) -> str:
         return f"hash range {config.node.hash_range}, memory limit {node.budget.limit >> 20} MiB"
 
-    run_node("dhtnode", config.node, config.logs, load_node, describe)
+    run_node("dhtnode", config, load_node, describe)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,7 @@ def main(config_file: Path | None, address: Address | None, data: Path | None) -
         exit_with_config_error("logfilesnode", error)
     run_node(
         "logfilesnode",
-        config.node,
-        config.logs,
+        config,
         lambda logs: make_node(config, logs),
         lambda node: f"{len(node.channels)} channels",
     )

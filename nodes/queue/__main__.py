@@ -36,8 +36,7 @@ def main(config_file: Path | None, address: Address | None, data: Path | None, a
         exit_with_config_error("queuenode", error)
     run_node(
         "queuenode",
-        config.node,
-        config.logs,
+        config,
         lambda logs: make_node(config, logs, accept_damage=accept_damage),
         lambda node: f"{len(node.channels)} channels",
     )

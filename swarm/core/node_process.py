@@ -41,6 +41,16 @@ class NodeSection(Protocol):
     def allow_open_network(self) -> bool: ...
 
 
+class NodeConfig(Protocol):
+    """What every node's configuration has."""
+
+    @property
+    def node(self) -> NodeSection: ...
+
+    @property
+    def logs(self) -> LogsSection: ...
+
+
 def exit_with_config_error(program: str, error: ConfigError) -> NoReturn:
     click.echo(f"{program}: {error}", err=True)
     sys.exit(EX_CONFIG)
@@ -57,8 +67,7 @@ def check_open_network(section: NodeSection) -> None:
 
 def run_node(
     program: str,
-    section: NodeSection,
-    logs: LogsSection,
+    config: NodeConfig,
     make_node: Callable[[Logs], Node],
     describe: Callable[[Node], str],
 ) -> None:
@@ -67,8 +76,8 @@ def run_node(
     make_node: loads what the node holds. describe: what is told with its address when it serves.
     """
     try:
-        with lock_directory(section.data):
-            _serve(program, section, logs, make_node, describe)
+        with lock_directory(config.node.data):
+            _serve(program, config, make_node, describe)
     except NodeError as error:
         click.echo(f"{program}: {error}", err=True)
         sys.exit(1)
@@ -76,14 +85,14 @@ def run_node(
 
 def _serve(
     program: str,
-    section: NodeSection,
-    logs_section: LogsSection,
+    config: NodeConfig,
     make_node: Callable[[Logs], Node],
     describe: Callable[[Node], str],
 ) -> None:
-    directory = Path(logs_section.directory) if logs_section.directory else section.data
+    section = config.node
+    directory = Path(config.logs.directory) if config.logs.directory else section.data
     try:
-        logs = open_logs(directory, console=logs_section.console)
+        logs = open_logs(directory, console=config.logs.console)
     except OSError as error:
         raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
     try:
