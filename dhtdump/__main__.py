@@ -24,7 +24,7 @@ from swarm.core.service_manager import ServiceManager
 
 log = logging.getLogger("dhtdump")
 
-STATUS_PERIOD_S = 5.0  # between two lines for the service manager
+STATUS_PERIOD_S = 2.0  # between two lines for the service manager
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -46,7 +46,6 @@ class ServiceManager:
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
         """Takes what concerns messages out of the environment. What of it makes no sense is told and ignored."""
         self._address = _notify_address(environment.pop("NOTIFY_SOCKET", ""))
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._is_reached = True
         pid, time_us = environment.pop("WATCHDOG_PID", ""), environment.pop("WATCHDOG_USEC", "")
         self._watchdog_s = _watchdog_s(time_us) if pid in ("", str(os.getpid())) else None
@@ -56,7 +55,8 @@ class ServiceManager:
         if self._address is None:
             return
         try:
-            self._socket.sendto("\n".join(lines).encode(), self._address)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+                sock.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
             if self._is_reached:
                 log.warning("the service manager does not take messages: %s", error.strerror or error)
