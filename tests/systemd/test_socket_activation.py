@@ -1,6 +1,7 @@
 """Nodes that are handed the sockets on which their service manager listens: no restart refuses a connection."""
 
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -259,4 +260,20 @@ def test_what_is_for_another_process_is_left_alone(tmp_path: Path, pid: str) -> 
     environment = {"LISTEN_PID": pid, "LISTEN_FDS": "x"}
     with service(tmp_path, node_command("queue", tmp_path), environment=environment) as node:
         node.wait_for("READY")
+    assert "WARNING" not in root_log(tmp_path)
+
+
+@pytest.mark.skipif(
+    not shutil.which("systemd-socket-activate"), reason="needs systemd-socket-activate (Debian: systemd)"
+)
+def test_a_socket_from_systemd_itself(tmp_path: Path) -> None:
+    with listening() as free:
+        address = name_of(free)
+    environment = ["-E", "NOTIFY_SOCKET", "-E", f"PYTHONPATH={Path(__file__).parents[2]}"]
+    command = ["systemd-socket-activate", *environment, "-l", address, *node_command("dht", tmp_path, address)]
+    with service(tmp_path, [str(shutil.which(command[0])), *command[1:]]) as node:
+        with client_of("dht", address) as client:  # it starts the node when one connects
+            store(client, b"value")
+        node.wait_for("READY")
+        assert node.stop() == 0
     assert "WARNING" not in root_log(tmp_path)
