@@ -66,7 +66,7 @@ def run(kind: str, nodes: list[str], work: Callable[[Any], Awaitable[None]], **o
 
 
 async def until_reached(dht: Any) -> None:
-    """Its timeout may be shorter than the time to its next attempt to connect, or than what the node has to catch up."""
+    """Its timeout may be shorter than the time to its next attempt to connect, or than a node takes to catch up."""
     with anyio.fail_after(HANG_S):
         while True:
             try:
