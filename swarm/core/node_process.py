@@ -99,8 +99,10 @@ def _serve(
     describe: Callable[[Node], str],
 ) -> None:
     section = config.node
-    logs = _open_logs(config)
+    directory = Path(config.logs.directory) if config.logs.directory else section.data
+    logs = _open_logs(directory, console=config.logs.console)
     manager = ServiceManager()
+    reloads: list[Callable[[], None]] = []  # what SIGHUP does besides opening the logs anew
     try:
         inherited = _inherited_sockets(section)
         with stopped_by_signals(), manager.more_time(status("loading")):
@@ -109,7 +111,8 @@ def _serve(
         sockets = inherited or [listen(section.address)]
         addresses = [_address_of(sock) for sock in inherited] or [_bound_address(section.address, sockets[0])]
         told = f"{program} serves on {_listed(addresses)}, {describe(node)}, data in {section.data}"
-        trio.run(_run, node, config, sockets, manager, told, strict_exception_groups=True)
+        period_s = config.logs.stats_period
+        trio.run(_run, node, sockets, told, reloads, manager, period_s, strict_exception_groups=True)
     except StoppedEarly as name:
         manager.tell("STOPPING=1")
         log.info("%s: stopped while it was loading; nothing is lost", name)
@@ -128,32 +131,36 @@ def _serve(
         logs.close()
 
 
-def _open_logs(config: NodeConfig) -> Logs:
-    directory = Path(config.logs.directory) if config.logs.directory else config.node.data
+def _open_logs(directory: Path, *, console: bool) -> Logs:
     try:
-        return open_logs(directory, console=config.logs.console)
+        return open_logs(directory, console=console)
     except OSError as error:
         raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
 
 
 async def _run(
-    node: Node, config: NodeConfig, sockets: list[socket.socket], manager: ServiceManager, told: str
+    node: Node,
+    sockets: list[socket.socket],
+    told: str,
+    reloads: Sequence[Callable[[], None]],
+    manager: ServiceManager,
+    status_period_s: float,
 ) -> None:
     prepare_process()
+
+    def reload() -> None:
+        with manager.reloading():
+            for each in reloads:
+                each()
+
     async with trio.open_nursery() as background:
-        await background.start(node.handle_signals, lambda: _reload(manager))
+        await background.start(node.handle_signals, reload)
         async with trio.open_nursery() as serving:
             await serving.start(node.run, sockets)
-            background.start_soon(_keep_told, node, manager, config.logs.stats_period)
+            background.start_soon(_keep_told, node, manager, status_period_s)
             log.info("%s", told)
         log.info("stopped")
         background.cancel_scope.cancel()
-
-
-def _reload(manager: ServiceManager) -> None:
-    """At SIGHUP, when the logs are reopened."""
-    with manager.reloading():
-        pass
 
 
 async def _keep_told(node: Node, manager: ServiceManager, period_s: float) -> None:

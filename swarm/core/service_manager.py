@@ -87,18 +87,17 @@ class ServiceManager:
 
     @contextmanager
     def more_time(self, *lines: str, at_most_s: float = math.inf) -> Iterator[None]:
-        """Tells these lines, and asks for more time as long as the block runs, so that it is not taken for a start or
-        stop that hangs: from a thread, for the block may keep the loop from running."""
-        self.tell(*lines)
+        """Tells these lines, and asks for more time while the block runs, again and again, so that nobody takes it for a
+        start or stop that hangs: from a thread, for the block may keep the loop from running."""
+        more = f"EXTEND_TIMEOUT_USEC={EXTEND_S * 1e6:.0f}"
+        self.tell(*lines, more)
         ended = threading.Event()
         until = time.monotonic() + at_most_s
 
         def keep_asking() -> None:
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            while time.monotonic() < until:
-                self.tell(f"EXTEND_TIMEOUT_USEC={EXTEND_S * 1e6:.0f}")
-                if ended.wait(EXTEND_EVERY_S):
-                    return
+            while not ended.wait(EXTEND_EVERY_S) and time.monotonic() < until:
+                self.tell(more)
 
         thread = threading.Thread(target=keep_asking, daemon=True)
         if self._address is not None:
