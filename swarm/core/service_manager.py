@@ -87,8 +87,10 @@ class ServiceManager:
 
     @contextmanager
     def more_time(self, *lines: str, at_most_s: float = math.inf) -> Iterator[None]:
-        """Tells these lines, and asks for more time while the block runs, so that nobody takes it for a start or stop that
-        hangs: from a thread, for the block may keep the loop from running."""
+        """Tells these lines, and asks for more time while the block runs, so that it is not taken to hang.
+
+        From a thread, since the block may keep the loop from running.
+        """
         more = f"EXTEND_TIMEOUT_USEC={EXTEND_S * 1e6:.0f}"
         self.tell(*lines, more)
         ended = threading.Event()
