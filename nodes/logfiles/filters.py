@@ -134,8 +134,8 @@ def _check_program(pattern: bytes, options: "re2.Options") -> None:
     steps = _compiled(_CLASS.sub(b"x", pattern), options).programsize
     if steps > PROGRAM_MAX:
         raise BadArgument(
-            f"the regular expression is too large: {steps} steps, {PROGRAM_MAX} are allowed; what it repeats by number, "
-            "as in x{100}, counts so many times",
+            f"the regular expression is too large: {steps} steps, {PROGRAM_MAX} are allowed; what it repeats by "
+            "number, as in x{100}, counts so many times",
             {"limit": PROGRAM_MAX},
         )
 

@@ -133,7 +133,8 @@ class LogStore:
     def buckets_to_seal(self, now: int, after_s: float) -> Iterator[Work]:
         """Of every bucket whose span is over, and that was not written to, for so long. now: a timestamp.
 
-        What is in tails becomes blocks first; the bucket is sealed when it is asked again.
+        What is in tails becomes blocks first; the bucket is sealed when it is asked again. One with which that fails
+        is put off.
         """
         for channel in list(self.channels.values()):
             for bucket in [each for each in channel.buckets.values() if each.parts]:
@@ -144,12 +145,20 @@ class LogStore:
                 )  # since the last was given
                 if not (is_over and is_there) or bucket.sealing or bucket.damaged:
                     continue
+                if bucket.put_off_until > monotonic():
+                    continue
                 flushes = [part for part in bucket.parts if part.tails or part.entries]
                 if not flushes:
-                    yield SealWork(self._shared, channel, bucket, self._lock, self.discard)
+                    seal = SealWork(self._shared, channel, bucket, self._lock, self.discard)
+                    yield seal
+                    if seal.failed:
+                        bucket.put_off()
                 for part in flushes:
-                    if part.is_at_rest and (work := part.take(flush=True)) is not None:
-                        yield work
+                    if part.is_at_rest and (flush := part.take(flush=True)) is not None:
+                        yield flush
+                        if flush.failed:
+                            bucket.put_off()
+                            break
 
     def retain(self, name: str, now: int, age_s: float | None = None, value_bytes: int | None = None) -> int:
         """Drops the oldest buckets of a channel: those that ended longer ago than an age, and those beyond a number of

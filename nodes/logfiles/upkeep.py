@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 BLOCKS_PAUSE_S = 0.02  # between two looks for blocks to be made: at 400 MB/s some 8 MB come meanwhile
 ROUND_S = 10.0  # between two looks for what is to be sealed, or to be dropped
 RETRY_S = 10.0  # after an error
+FAILURES_MAX = 8  # of sealing, in a round: then it is not the bucket, and each costs a process
+TOLD_MAX = 1000  # reasons that are remembered, to tell each once
 
 Fsync = Literal["never", "interval", "always"]
 
@@ -51,6 +53,8 @@ class Upkeep:
         self.sealed = 0
         self.dropped = 0
         self.failures = 0
+        self._told: set[str] = set()
+        """Why buckets could not be sealed."""
 
     def commit(self) -> None:
         """At the end of a pass: writes what it has brought."""
@@ -120,8 +124,33 @@ class Upkeep:
     async def _seal(self) -> None:
         while True:
             for _ in range(2):  # what is in tails becomes blocks, and these are sealed then
-                await self._carry_out("seal a bucket", self._store.buckets_to_seal(time.time_ns(), self._seal_after_s))
+                await self._seal_some()
             await trio.sleep(ROUND_S)
+
+    async def _seal_some(self) -> None:
+        """A bucket with which it fails is put off by the store; those behind it have their turn."""
+        failed = 0
+        for work in self._store.buckets_to_seal(time.time_ns(), self._seal_after_s):
+            try:
+                try:
+                    await self._off_loop(work.run)
+                finally:
+                    work.finish()
+            except OSError as error:
+                failed += 1
+                self.failures += 1
+                self._tell_of_sealing(str(error))
+                if failed == FAILURES_MAX:
+                    return
+            else:
+                self.sealed += isinstance(work, SealWork)
+
+    def _tell_of_sealing(self, error: str) -> None:
+        if error not in self._told:
+            if len(self._told) >= TOLD_MAX:
+                self._told.clear()
+            self._told.add(error)
+            log.error("the node could not seal a bucket, and will try again, less and less often: %s", error)
 
     async def _carry_out(self, what: str, works: Iterable[Work]) -> int:
         """How many were done. After an error the rest has time until later."""
@@ -133,7 +162,6 @@ class Upkeep:
                 finally:
                     work.finish()
                 done += 1
-                self.sealed += isinstance(work, SealWork)
         except (OSError, SwarmError) as error:
             await self._failed(what, error)
             self._full.set()  # also when writes are refused meanwhile, so that nothing else would

@@ -100,7 +100,7 @@ def test_an_expression_that_takes_too_much_memory_is_refused() -> None:
 
 @pytest.mark.parametrize("pattern", [b"(.*){1000}", b"(.*){1000}$", b"a.{300}b", b"(a?){300}b", b"(\\pL.*){8}a{300}"])
 def test_an_expression_that_would_hold_a_thread_for_seconds_is_refused(pattern: bytes) -> None:
-    with pytest.raises(BadArgument, match="too large.* 256 are allowed") as raised:
+    with pytest.raises(BadArgument, match="is too large") as raised:
         Filter(FilterKind.REGEX, pattern, ignore_case=False)
     assert raised.value.details == {"limit": PROGRAM_MAX}
 

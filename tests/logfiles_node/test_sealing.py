@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from log_lines import NOON, log_lines
@@ -27,6 +28,7 @@ from logfiles_stored import (
     seal_all,
 )
 
+from nodes.logfiles.bucket import PUT_OFF_S
 from nodes.logfiles.file_names import FileName, Span
 from nodes.logfiles.files import Files
 from nodes.logfiles.sealing import seal
@@ -69,6 +71,7 @@ def test_sealing_ends_at_every_step(tmp_path: Path, dies: bool) -> None:
             seal(files, day, SPAN, 2)
         except OSError:
             failed.append(files.failed)
+        assert dies or not list(copy.rglob("*.tmp"))
         assert restarted(copy) == PAIRS
         if not files.failed:
             assert [path.name for path in day.iterdir()] == [
@@ -163,6 +166,62 @@ def test_a_bucket_that_does_not_overlap_is_sealed_in_little_memory(tmp_path: Pat
     """From a process of its own: until it runs its program, a process is as large as the one that made it."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         assert process.submit(sealed_with, tmp_path).result() < 200 << 20
+
+
+def test_a_sealing_process_that_was_killed_leaves_no_temporary_file(tmp_path: Path) -> None:
+    with AbandonedStore(tmp_path) as store:
+        put(store, PAIRS[:1000])
+        flush(store)
+        (work,) = store.buckets_to_seal(1 << 62, 0)
+        (log,) = tmp_path.rglob("*.log")
+        log.with_name("120000_3600-1.tmp").write_bytes(b"half")
+        stray = log.with_name("120000_3600-1-1.tail")  # what is in no block ends it before it begins a file of its own
+        stray.write_bytes(b"")
+        with pytest.raises(OSError, match="120000_3600: sealing has ended"):
+            do(work)
+        assert not list(tmp_path.rglob("*.tmp"))
+        assert content(store) == PAIRS[:1000]
+
+
+def test_a_bucket_that_cannot_be_sealed_is_put_off_and_those_behind_it_are_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [(NOON + HOUR * number, b"%d" % number) for number in range(4)]
+    with AbandonedStore(tmp_path) as store:
+        put(store, pairs)
+        flush(store)
+        stray = next(tmp_path.rglob("120000*.log")).with_name("120000_3600-1-9.tail")
+        stray.write_bytes(b"")  # what is in no block keeps a bucket from being sealed
+        failed = []
+        for work in store.buckets_to_seal(1 << 62, 0):
+            try:
+                work.run()
+            except OSError as error:
+                failed.append(str(error))
+            work.finish()
+        assert len(failed) == 1
+        assert "2026-11-22/120000_3600: " in failed[0]
+        assert len(list(tmp_path.rglob("*.sealed"))) == 3
+        assert list(store.buckets_to_seal(1 << 62, 0)) == []
+        stray.unlink()
+        monkeypatch.setattr("nodes.logfiles.store.monotonic", lambda: monotonic() + PUT_OFF_S)
+        seal_all(store)
+        assert len(list(tmp_path.rglob("*.sealed"))) == 4
+        assert content(store) == pairs
+
+
+def test_what_a_sealed_file_would_make_void_stays_if_that_is_not_whole(tmp_path: Path) -> None:
+    with AbandonedStore(tmp_path) as store:
+        put(store, PAIRS[:1000])
+        flush(store)
+    (log,) = tmp_path.rglob("*.log")
+    sealed = log.with_name("120000_3600-5-1000-1.sealed")
+    sealed.write_bytes(b"x" * 100)
+    with AbandonedStore(tmp_path) as store:
+        assert log.exists()
+        assert store.channels["a"].buckets[SPAN].damaged
+    sealed.unlink()
+    assert restarted(tmp_path) == PAIRS[:1000]
 
 
 # Retention and removal.
