@@ -275,20 +275,31 @@ class BlockWork:
         part = self._part
         files, syncs = part.shared.files, part.shared.settings.syncs
         if self._taken or (syncs and part.log_seed is not None):
-            fd = self._open_log()
+            with part.shared.names:
+                if part.gone:
+                    return
+                fd = self._open_log()
             try:
                 self._write_blocks(fd)
                 if self._done and syncs:
                     files.sync(fd)
-                    files.sync_directory(part.log_path.parent)
+                    self._sync_names()
             finally:
                 files.close(fd)
-        for tail in self._done:
-            if tail.damaged:
-                files.rename(tail.path, tail.path.with_name(tail.path.name + DAMAGED_SUFFIX))
-            else:
-                files.remove(tail.path)
-            self._removed.append(tail)
+        with part.shared.names:
+            for tail in [] if part.gone else self._done:
+                if tail.damaged:
+                    files.rename(tail.path, tail.path.with_name(tail.path.name + DAMAGED_SUFFIX))
+                else:
+                    files.remove(tail.path)
+                self._removed.append(tail)
+
+    def _sync_names(self) -> None:
+        try:
+            self._part.shared.files.sync_directory(self._part.log_path.parent)
+        except FileNotFoundError:
+            if not self._part.gone:
+                raise
 
     def finish(self) -> None:
         self._part.finished(self._blocks, self._written, self._removed)

@@ -25,11 +25,12 @@ from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.file_names import CHANNELS, REMOVED
 from nodes.logfiles.files import Files
 from nodes.logfiles.opening import load_channels
+from nodes.logfiles.part import Part
 from nodes.logfiles.recovery import tell
 from nodes.logfiles.seal_work import SealWork
 from nodes.logfiles.shared import OPEN_TAILS_MAX, Settings, Shared, Work
 from nodes.logfiles.tail import Tail
-from swarm.core.errors import ChannelRemoved, TooManyChannels
+from swarm.core.errors import TooManyChannels
 from swarm.core.node import NodeError
 from swarm.core.protocol import check_channel
 
@@ -47,7 +48,6 @@ class LogStore:
         self.channels = channels
         self._shared = shared
         self._lock = lock
-        self._leaving: set[str] = set()
         self._removed: list[Path] = []
         self._removals = 0
 
@@ -71,7 +71,7 @@ class LogStore:
 
     def put_many(self, name: str, timestamps: list[int], values: list[bytes]) -> None:
         """See LogChannel.put_many; the channel comes into being with its first records. Also raises BadChannel,
-        TooManyChannels, ChannelRemoved."""
+        TooManyChannels."""
         channel = self.channels.get(name)
         if channel is not None:
             channel.put_many(timestamps, values)
@@ -80,8 +80,6 @@ class LogStore:
         limit = self._shared.settings.channels_max
         if len(self.channels) >= limit:
             raise TooManyChannels(f"the node has {limit} channels, the most it is configured for", {"limit": limit})
-        if name in self._leaving:
-            raise ChannelRemoved("the channel is being removed: try again")
         channel = LogChannel(self._shared, name, self._shared.directory / CHANNELS / name)
         channel.put_many(timestamps, values)
         self.channels[name] = channel
@@ -192,23 +190,20 @@ class LogStore:
         shared.new_names[path.parent] = None
 
     def remove_channel(self, name: str) -> Iterator[None]:
-        """Removes a channel that exists, in steps to be drawn; it is gone for good when the first has been drawn that
-        is not waiting for a thread, and out of sight at once. Raises OSError."""
-        channel = self.channels.pop(name)
-        channel.removed = True
-        self._leaving.add(name)
-        try:
-            parts = [part for bucket in channel.buckets.values() for part in bucket.parts]
+        """Removes a channel that exists: it is gone for good when this returns, and its name is free. What it holds in
+        memory it gives up in steps, to be drawn. Raises OSError: it is there as before.
+
+        A thread may be making blocks of it: that goes on in files that nobody sees any more.
+        """
+        channel = self.channels[name]
+        parts = [part for bucket in channel.buckets.values() for part in bucket.parts]
+        with self._shared.names:
+            self.discard(channel.directory)
+            channel.removed = True
             for part in parts:
                 part.drop_added()
-            while any(part.busy for part in parts):
-                yield
-            self.discard(channel.directory)
-        finally:
-            self._leaving.discard(name)
-        for part in parts:
-            part.close()
-            yield
+        del self.channels[name]
+        return _closed(parts)
 
     def removals(self) -> "RemovalWork | None":
         """Deletes what was discarded."""
@@ -298,6 +293,14 @@ class RemovalWork:
 
     def finish(self) -> None:
         self._left += self._paths[1:] + self._paths[:1]
+
+
+def _closed(parts: list[Part]) -> Iterator[None]:
+    for part in parts:
+        while part.busy:
+            yield
+        part.close()
+        yield
 
 
 def _delete(files: Files, path: Path) -> None:

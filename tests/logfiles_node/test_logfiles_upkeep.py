@@ -223,6 +223,11 @@ async def test_a_channel_that_cannot_be_removed_is_told(tmp_path: Path) -> None:
         await logs.put("a", NOON, b"1")
         files.refuses = lambda operation, path: errno.ENOSPC if operation == "rename" else 0
         assert (await logs.error(REMOVE_CHANNEL, "a"))[0] == DISK_FULL
+        assert await logs.raw.result(CHANNELS) == ["a"]
+        assert (await logs.range("a")).values == [b"1"]
+        files.refuses = lambda operation, path: 0
+        assert await logs.raw.result(REMOVE_CHANNEL, "a") is True
+        assert not any((tmp_path / "channels").iterdir())
 
 
 # Sealing and retention.

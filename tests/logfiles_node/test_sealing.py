@@ -33,7 +33,6 @@ from nodes.logfiles.file_names import FileName, Span
 from nodes.logfiles.files import Files
 from nodes.logfiles.sealing import seal
 from nodes.logfiles.store import LogStore
-from swarm.core.errors import ChannelRemoved
 from swarm.core.limits import MIB
 from swarm.core.node import NodeError
 
@@ -263,7 +262,6 @@ def test_a_removed_channel_may_begin_anew_at_once(tmp_path: Path) -> None:
         flush(store)
         (seal_work, *_) = store.buckets_to_seal(1 << 62, 0)
         removal = store.remove_channel("a")
-        next(removal)
         assert not (tmp_path / "channels" / "a").exists()
         put(store, PAIRS[:5])
         flush(store)
@@ -331,25 +329,71 @@ def test_parts_that_are_removed_while_blocks_are_made_of_others(tmp_path: Path) 
         do(works)
 
 
-def test_a_channel_whose_blocks_are_being_made_is_removed_afterwards(tmp_path: Path) -> None:
-    with AbandonedStore(tmp_path) as store:
-        store.put_many("a", *map(list, zip(*PAIRS[:4000], strict=True)))
-        store.commit()
-        (work,) = store.blocks_to_make()
-        removal = store.remove_channel("a")
-        next(removal)
-        assert "a" not in store.channels
-        with pytest.raises(ChannelRemoved):
-            store.put_many("a", [NOON], [b"new"])
-        work.run()
-        work.finish()
-        for _ in removal:
-            pass
-        put(store, [(NOON, b"new")])
-        assert content(store) == [(NOON, b"new")]
-        while do(store.removals()):
-            pass
-    assert restarted(tmp_path) == [(NOON, b"new")]
+class RemovingFiles(WatchedFiles):
+    """Removes the channel in front of the operation with this number, from 1, of those that a thread does, and begins
+    it anew."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.left = number
+        self.store: LogStore | None = None
+
+    def count(self, name: str) -> None:
+        super().count(name)
+        store = self.store
+        if store is None or store._shared.names.locked():  # the loop would wait
+            return
+        self.left -= 1
+        if self.left == 0:
+            self.store = None
+            self.removal = store.remove_channel("a")
+            copied = store._shared.directory.with_name("killed")
+            shutil.copytree(store._shared.directory, copied)
+            assert restarted(copied) == []
+            put(store, [(NOON, b"new")])
+            flush(store)
+            put(store, [(NOON, b"newer")])
+
+
+def test_a_channel_is_removed_for_good_whatever_a_thread_does_with_it(tmp_path: Path) -> None:
+    removed = 0
+    for number in range(1, 100):
+        data = tmp_path / str(number) / "data"
+        data.parent.mkdir()
+        files = RemovingFiles(number)
+        with AbandonedStore(data, files=files) as store:
+            store.put_many("a", *map(list, zip(*PAIRS[:4000], strict=True)))
+            store.commit()
+            (part,) = store.channels["a"].buckets[SPAN].parts
+            work = part.take(flush=True)
+            assert work is not None
+            files.store = store
+            work.run()
+            if files.left > 0:
+                break
+            removed += 1
+            assert [path.name for path in (data / "removed").iterdir()] == ["1"]
+            work.finish()
+            assert list(files.removal)
+            assert content(store) == [(NOON, b"new"), (NOON, b"newer")]
+            assert store.statistics()["tail_bytes"] < 1000
+            put(store, [(NOON, b"newest")])
+            flush(store)
+            while do(store.removals()):
+                pass
+        assert restarted(data) == [(NOON, b"new"), (NOON, b"newer"), (NOON, b"newest")]
+    assert removed >= 5
+
+
+def test_a_channel_that_cannot_be_removed_stays(tmp_path: Path) -> None:
+    files = FailingFiles(1, errno.ENOSPC, only="rename")
+    with AbandonedStore(tmp_path, files=files) as store:
+        put(store, PAIRS[:10])
+        with pytest.raises(OSError, match="No space left"):
+            store.remove_channel("a")
+        put(store, PAIRS[10:20])
+        assert content(store) == PAIRS[:20]
+    assert restarted(tmp_path) == PAIRS[:20]
 
 
 def test_what_cannot_be_deleted_is_tried_again(tmp_path: Path) -> None:
@@ -368,7 +412,7 @@ def test_what_cannot_be_deleted_is_tried_again(tmp_path: Path) -> None:
 def test_what_was_being_removed_is_removed_by_the_next_start(tmp_path: Path) -> None:
     with AbandonedStore(tmp_path) as store:
         put(store, PAIRS)
-        next(store.remove_channel("a"))
+        store.remove_channel("a")
         assert list((tmp_path / "removed").iterdir())
     with AbandonedStore(tmp_path) as store:
         assert not store.channels
