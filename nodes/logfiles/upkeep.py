@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import trio
 
+from nodes.logfiles.believed_clock import BelievedClock
 from nodes.logfiles.config import LogfilesConfig, Retention
 from nodes.logfiles.off_loop import OffLoop
 from nodes.logfiles.seal_work import SealWork
@@ -44,6 +45,7 @@ class Upkeep:
         self._seal_after_s = config.store.seal_after
         self._retention: Callable[[str], Retention] = config.retention
         self._retained: dict[str, Retention] = {}
+        self._clock = BelievedClock(store.last_time)
         self._full = trio.Event()
         self._full.set()  # what was loaded may fill blocks
         self._sync_wanted = trio.Event()
@@ -176,10 +178,12 @@ class Upkeep:
             await trio.sleep(ROUND_S)
 
     async def _drop_once(self) -> None:
+        now = self._clock.now()
+        self._store.note_time(now)
         for name in list(self._store.channels):
             kept = self._retention_of(name)
             while kept != Retention(None, None):
-                dropped = self._store.retain(name, time.time_ns(), kept.max_age_s, kept.max_bytes)
+                dropped = self._store.retain(name, now, kept.max_age_s, kept.max_bytes)
                 if not dropped:
                     break
                 self.dropped += dropped
