@@ -137,7 +137,7 @@ class LogStore:
         """Of every bucket whose span is over, and that was not written to, for so long. now: a timestamp.
 
         What is in tails becomes blocks first; the bucket is sealed when it is asked again. One with which that fails
-        is put off.
+        is put off. Raises OSError.
         """
         for channel in list(self.channels.values()):
             for bucket in [each for each in channel.buckets.values() if each.parts]:
@@ -152,7 +152,11 @@ class LogStore:
                     continue
                 flushes = [part for part in bucket.parts if part.tails or part.entries]
                 if not flushes:
-                    seal = SealWork(self._shared, channel, bucket, self._lock, self.discard)
+                    try:
+                        seal = SealWork(self._shared, channel, bucket, self._lock, self.discard)
+                    except OSError:
+                        bucket.put_off()
+                        raise
                     yield seal
                     if seal.failed:
                         bucket.put_off()

@@ -131,21 +131,20 @@ class Upkeep:
 
     async def _seal_some(self) -> None:
         """A bucket with which it fails is put off by the store; those behind it have their turn."""
-        failed = 0
-        for work in self._store.buckets_to_seal(time.time_ns(), self._seal_after_s):
+        works = self._store.buckets_to_seal(time.time_ns(), self._seal_after_s)
+        for _ in range(FAILURES_MAX):
             try:
-                try:
-                    await self._off_loop(work.run)
-                finally:
-                    work.finish()
+                for work in works:
+                    try:
+                        await self._off_loop(work.run)
+                    finally:
+                        work.finish()
+                    self.sealed += isinstance(work, SealWork)
             except OSError as error:
-                failed += 1
                 self.failures += 1
                 self._tell_of_sealing(str(error))
-                if failed == FAILURES_MAX:
-                    return
             else:
-                self.sealed += isinstance(work, SealWork)
+                return
 
     def _tell_of_sealing(self, error: str) -> None:
         if error not in self._told:
