@@ -49,6 +49,16 @@ class Files:
         """Raises NotAFile too."""
         return _open_regular(path, os.O_RDWR if to_write else os.O_RDONLY)
 
+    def modified(self, path: Path) -> int | None:
+        """When it was last changed, a timestamp; None if it is not there."""
+        try:
+            return path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def set_modified(self, path: Path, timestamp: int) -> None:
+        os.utime(path, ns=(timestamp, timestamp))
+
     def duplicate(self, fd: int) -> int:
         return os.dup(fd)
 

@@ -46,8 +46,10 @@ RETAIN_BUCKETS = 64  # dropped in one step, 20 us each
 
 
 class LogStore:
-    def __init__(self, shared: Shared, channels: dict[str, LogChannel], lock: int) -> None:
+    def __init__(self, shared: Shared, channels: dict[str, LogChannel], lock: int, last_time: int | None) -> None:
         """Use `open`."""
+        self.last_time = last_time
+        """What `note_time` was told last, in this run or one before; None: never."""
         self.channels = channels
         self._shared = shared
         self._lock = lock
@@ -64,9 +66,12 @@ class LogStore:
             for name in (CHANNELS, REMOVED):
                 if files.make_directory(data_dir / name):
                     shared.new_names[data_dir] = None
+            last_time = files.modified(data_dir / SEALING_LOCK)
             lock = _lock(files, data_dir / SEALING_LOCK)
+            if last_time is not None:
+                files.set_modified(data_dir / SEALING_LOCK, last_time)
             _empty(files, data_dir / REMOVED)
-            return cls(shared, load_channels(shared, data_dir / CHANNELS), lock)
+            return cls(shared, load_channels(shared, data_dir / CHANNELS), lock, last_time)
         except OSError as error:
             raise NodeError(f"the records in {data_dir} cannot be read: {error}") from error
 
@@ -167,7 +172,7 @@ class LogStore:
         """Of every bucket whose span is over, and that was not written to, for so long. now: a timestamp.
 
         What is in tails becomes blocks first; the bucket is sealed when it is asked again. One with which that fails
-        is put off.
+        is put off. Raises OSError.
         """
         for channel in list(self.channels.values()):
             for bucket in [each for each in channel.buckets.values() if each.parts]:
@@ -182,7 +187,11 @@ class LogStore:
                     continue
                 flushes = [part for part in bucket.parts if part.tails or part.entries]
                 if not flushes:
-                    seal = SealWork(self._shared, channel, bucket, self._lock, self.discard)
+                    try:
+                        seal = SealWork(self._shared, channel, bucket, self._lock, self.discard)
+                    except OSError:
+                        bucket.put_off()
+                        raise
                     yield seal
                     if seal.failed:
                         bucket.put_off()
@@ -211,6 +220,11 @@ class LogStore:
                 self._shared.files.remove_directory(channel.directory / bucket.span.day)
             dropped += 1
         return dropped
+
+    def note_time(self, now: int) -> None:
+        """Kept for the next run, by which it may know that the clock has jumped. Raises OSError."""
+        self.last_time = now
+        self._shared.files.set_modified(self._shared.directory / SEALING_LOCK, now)
 
     def discard(self, path: Path) -> None:
         """A file or directory that nobody needs goes out of the way. Raises OSError, unless it is not there."""

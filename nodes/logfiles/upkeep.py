@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import trio
 
+from nodes.logfiles.believed_clock import BelievedClock
 from nodes.logfiles.config import LogfilesConfig, Retention
 from nodes.logfiles.off_loop import OffLoop
 from nodes.logfiles.seal_work import SealWork
@@ -50,6 +51,7 @@ class Upkeep:
         self._seal_after_s = config.store.seal_after
         self._retention: Callable[[str], Retention] = config.retention
         self._retained: dict[str, Retention] = {}
+        self._clock = BelievedClock(store.last_time)
         self._full = trio.Event()
         self._full.set()  # what was loaded may fill blocks
         self._sync_wanted = trio.Event()
@@ -137,21 +139,20 @@ class Upkeep:
 
     async def _seal_some(self) -> None:
         """A bucket with which it fails is put off by the store; those behind it have their turn."""
-        failed = 0
-        for work in self._store.buckets_to_seal(time.time_ns(), self._seal_after_s):
+        works = self._store.buckets_to_seal(time.time_ns(), self._seal_after_s)
+        for _ in range(FAILURES_MAX):
             try:
-                try:
-                    await self._off_loop(work.run)
-                finally:
-                    work.finish()
+                for work in works:
+                    try:
+                        await self._off_loop(work.run)
+                    finally:
+                        work.finish()
+                    self.sealed += isinstance(work, SealWork)
             except OSError as error:
-                failed += 1
                 self.failures += 1
                 self._tell_of_sealing(str(error))
-                if failed == FAILURES_MAX:
-                    return
             else:
-                self.sealed += isinstance(work, SealWork)
+                return
 
     def _tell_of_sealing(self, error: str) -> None:
         if error not in self._told:
@@ -186,10 +187,12 @@ class Upkeep:
             await trio.sleep(ROUND_S)
 
     async def _drop_once(self) -> None:
+        now = self._clock.now()
+        self._store.note_time(now)
         for name in list(self._store.channels):
             kept = self._retention_of(name)
             while kept != Retention(None, None):
-                dropped = self._store.retain(name, time.time_ns(), kept.max_age_s, kept.max_bytes)
+                dropped = self._store.retain(name, now, kept.max_age_s, kept.max_bytes)
                 if not dropped:
                     break
                 self.dropped += dropped

@@ -143,7 +143,11 @@ for work in store.buckets_to_seal(1 << 62, 0):
         flush(store)
     process = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     assert process.returncode == -signal.SIGKILL
-    with AbandonedStore(tmp_path) as store:  # waits for the lock that the sealing process has
+    check = subprocess.run(
+        [sys.executable, "-m", "nodes.logfiles.check", str(tmp_path)], check=False
+    )  # waits for its lock, as a node does
+    assert check.returncode == 0
+    with AbandonedStore(tmp_path) as store:
         assert content(store) == PAIRS
         put(store, [(NOON, b"more")])
     assert len(restarted(tmp_path)) == len(PAIRS) + 1
