@@ -5,10 +5,10 @@ from enum import IntEnum
 from itertools import accumulate, pairwise
 from typing import Any
 
+import swarm.logfiles.payload as payload
 from swarm.core import limits
 from swarm.core.errors import BadArgument, BatchTooBig, EmptyValue, ValueTooBig
 from swarm.core.protocol import CHANNEL, CREDIT, Limits, Parameter, Request, brief, integer, type_name
-from swarm.logfiles import payload
 from swarm.logfiles.payload import TIMESTAMP_MAX, TIMESTAMP_MIN, BadPayload
 
 KIND = "logfiles"
