@@ -107,14 +107,19 @@ class Telling(Protocol):
 
 
 class Signal:
-    """What a stream waits for. While it waits the stream does not count as busy, from set() on it does."""
+    """What a stream waits for. While it waits the stream does not count as busy, from set() on it does.
 
-    __slots__ = ("_event", "_service", "_waiting")
+    soon: it is set by a thread that is at work, so the stream counts as busy all the time: the listener would otherwise
+    wait for requests, and find out about it a millisecond later.
+    """
 
-    def __init__(self, service: "Service") -> None:
+    __slots__ = ("_counts", "_event", "_service", "_waiting")
+
+    def __init__(self, service: "Service", *, soon: bool = False) -> None:
         self._service = service
         self._event = trio.Event()
         self._waiting = 0
+        self._counts = 0 if soon else 1
 
     def set(self) -> None:
         self._event.set()
@@ -123,14 +128,14 @@ class Signal:
 
     async def wait(self) -> None:
         if not self._event.is_set():
-            self._waiting += 1
-            self._service.streams_waiting += 1
+            self._waiting += self._counts
+            self._service.streams_waiting += self._counts
             try:
                 await self._event.wait()
             finally:
                 if not self._event.is_set():
-                    self._waiting -= 1
-                    self._service.streams_waiting -= 1
+                    self._waiting -= self._counts
+                    self._service.streams_waiting -= self._counts
 
 
 @dataclass
