@@ -24,6 +24,7 @@ _COMMANDS = {
     "dump": "Look into the dumps of a dht node.",
     "logfiles": "Store records with a timestamp, and read ranges of time.",
     "queue": "Put records into queues, and take them out.",
+    "stats": "Read a stats.log back, as a table or drawn.",
     "top": "Look at all nodes of a swarm, live.",
     "up": "Run a swarm on this machine.",
 }
