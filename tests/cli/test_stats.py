@@ -211,7 +211,7 @@ def test_wrong_calls(arguments: tuple[str, ...], status: int) -> None:
 
 
 def peak_bytes(path: Path) -> int:
-    """Memory that reading the file takes at most, in a process of its own; not getrusage's, which begins with that of the parent."""
+    """Memory that reading the file takes at most, in a process of its own."""
     code = (
         "from pathlib import Path; from swarm.monitor.stats_log import LogFile, Points, Summary\n"
         "summary = Summary(points={'accepted': Points()})\n"
