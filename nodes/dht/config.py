@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from swarm.core.config import Address, parse_address, parse_fsync_interval, parse_size
 from swarm.core.limits import KIB, MIB
 from swarm.core.node import LimitsSection, LogsSection
+from swarm.core.tls import TlsSection
 from swarm.dht.hash_range import HashRange
 
 
@@ -50,6 +51,7 @@ class DhtConfig:
     journal: JournalSection = field(default_factory=JournalSection)
     dump: DumpSection = field(default_factory=DumpSection)
     limits: LimitsSection = field(default_factory=LimitsSection)
+    tls: TlsSection = field(default_factory=TlsSection)
     logs: LogsSection = field(default_factory=LogsSection)
 
     @property

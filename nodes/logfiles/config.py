@@ -11,6 +11,7 @@ from swarm.core.channel_patterns import best_match, parse_pattern
 from swarm.core.config import Address, parse_address, parse_duration, parse_fsync_interval, parse_size
 from swarm.core.limits import MIB
 from swarm.core.node import LimitsSection, LogsSection
+from swarm.core.tls import TlsSection
 
 TAIL_MEMORY_MIN = 64 * MIB  # two requests of the largest size, in memory
 UNLIMITED = "unlimited"
@@ -91,6 +92,7 @@ class LogfilesConfig:
     store: StoreSection = field(default_factory=StoreSection)
     channel: Mapping[Annotated[str, parse_pattern], ChannelSection] = field(default_factory=dict)
     limits: LimitsSection = field(default_factory=LimitsSection)
+    tls: TlsSection = field(default_factory=TlsSection)
     logs: LogsSection = field(default_factory=LogsSection)
 
     def retention(self, channel: str) -> Retention:

@@ -10,6 +10,7 @@ from swarm.core.channel_patterns import best_match, parse_pattern
 from swarm.core.config import Address, parse_address, parse_fsync_interval, parse_size
 from swarm.core.limits import KIB, MIB
 from swarm.core.node import LimitsSection, LogsSection, count_up_to
+from swarm.core.tls import TlsSection
 
 GIB = 1024 * MIB
 RING_BYTES_MIN = 64 * KIB  # a file, a mapping and a page of header belong to each
@@ -56,6 +57,7 @@ class QueueConfig:
     queue: QueueSection = field(default_factory=QueueSection)
     channel: Mapping[Annotated[str, parse_pattern], ChannelSection] = field(default_factory=dict)
     limits: LimitsSection = field(default_factory=LimitsSection)
+    tls: TlsSection = field(default_factory=TlsSection)
     logs: LogsSection = field(default_factory=LogsSection)
 
     def settings(self, channel: str) -> QueueSettings:

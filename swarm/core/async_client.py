@@ -27,6 +27,7 @@ from swarm.core.errors import (
     checked_timeout,
     no_node_responsible,
     not_connected,
+    refusal,
 )
 from swarm.core.event_loop import EventLoop, current_event_loop
 from swarm.core.known_nodes import KnownNodes
@@ -61,8 +62,11 @@ class AsyncClient:
         self._connections = [
             Connection(address, settings, reach, self._hello_handler(number)) for number, address in enumerate(nodes)
         ]
+        for connection in self._connections:
+            connection.at_change.add(self._tell_news)
         self._statistics: dict[int, RequestStatistics] = {}
-        self._node_came: anyio.Event | None = None
+        self._news: anyio.Event | None = None
+        """Set, and made anew, when a node was connected or could not be."""
         self._tasks: anyio.abc.TaskGroup | None = None
         self._loop: EventLoop | None = None
         """The event loop it was opened in; None while it is not open."""
@@ -70,17 +74,19 @@ class AsyncClient:
     def _hello_handler(self, number: int) -> Callable[[NodeHello], None]:
         def handle(hello: NodeHello) -> None:
             self._known.learn(number, hello)
-            if self._node_came is not None:
-                self._node_came.set()
-                self._node_came = anyio.Event()
 
         return handle
+
+    def _tell_news(self) -> None:
+        if self._news is not None:
+            self._news.set()
+            self._news = anyio.Event()
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
             raise ClientClosed("the client is open already")
         self._loop = current_event_loop()
-        self._node_came = anyio.Event()
+        self._news = anyio.Event()
         self._tasks = await anyio.create_task_group().__aenter__()
         for connection in self._connections:
             self._tasks.start_soon(connection.run)
@@ -226,9 +232,13 @@ class AsyncClient:
         return batch.results
 
     async def _wait_ready(self, connection: Connection, deadline: float, request: Request | None = None) -> None:
-        with anyio.move_on_at(deadline):
-            await connection.wait_ready()
-            return
+        try:
+            with anyio.move_on_at(deadline):
+                await connection.wait_ready()
+                return
+        except SwarmError as refused:
+            refused.request = request.name if request else None
+            raise
         why = f" ({connection.last_error})" if connection.last_error else ""
         error = NodeUnreachable(f"it was not reached within {self._timeout_s:g} s{why}; nothing was sent")
         error.node = connection.name
@@ -236,12 +246,15 @@ class AsyncClient:
         raise error from connection.last_error
 
     async def _wait_for_nodes(self, deadline: float) -> None:
-        assert self._node_came is not None
         missing = [connection for connection in self._connections if not connection.ready]
         if not missing:
             raise no_node_responsible()
         with anyio.move_on_at(deadline):
-            await self._node_came.wait()
+            while not any(connection.ready for connection in missing):
+                if all(connection.last_error for connection in missing):
+                    _raise_refusal(missing)
+                assert self._news is not None
+                await self._news.wait()
             return
         why = "; ".join(f"{connection.name}: {connection.last_error or 'no answer'}" for connection in missing)
         raise NodeUnreachable(
@@ -253,6 +266,12 @@ class AsyncClient:
         if statistics is None:
             statistics = self._statistics[request.code] = RequestStatistics(request.name)
         return statistics
+
+
+def _raise_refusal(connections: list[Connection]) -> None:
+    for connection in connections:
+        if error := refusal(connection.last_error, connection.name):
+            raise error from connection.last_error
 
 
 class _CallsInFlight:

@@ -23,7 +23,7 @@ from swarm.core import limits
 from swarm.core.client_session import Call, ClientSession
 from swarm.core.config import Address
 from swarm.core.connection_settings import ConnectionSettings
-from swarm.core.errors import ClientClosed, RequestTimeout, SwarmError, connection_lost
+from swarm.core.errors import REFUSALS, ClientClosed, RequestTimeout, SwarmError, connection_lost, refusal
 from swarm.core.protocol import DONE, PING, Request
 from swarm.core.session import NodeHello
 from swarm.core.transports import Transport
@@ -82,6 +82,7 @@ class Connection:
         self.ready = False
         """Whether requests can be sent."""
         self._ready = anyio.Event()
+        """Set, and made anew, when it has become ready or was refused."""
         self.at_change: set[Callable[[], None]] = set()
         """Called when it has become ready, when it has failed to for the first time, and when the client was closed."""
         self._wake_sender = anyio.Event()
@@ -97,7 +98,11 @@ class Connection:
         self._rest = b""
 
     async def wait_ready(self) -> None:
-        await self._ready.wait()
+        """Raises what is to be told at once of why the node cannot be connected (errors.refusal)."""
+        while not self.ready:
+            if error := refusal(self.last_error, self.name):
+                raise error from self.last_error
+            await self._ready.wait()
 
     def tell_change(self) -> None:
         for function in list(self.at_change):
@@ -129,6 +134,9 @@ class Connection:
                 self._disconnected(ClientClosed("the client was closed before the answer came"))
                 raise
             self._disconnected(connection_lost(lost), lost)
+            if isinstance(lost, REFUSALS):
+                self._ready.set()
+                self._ready = anyio.Event()
             self.tell_change()
             await anyio.sleep(backoff * random.uniform(0.5, 1.0))
             backoff = min(2 * backoff, limits.BACKOFF_MAX_S)

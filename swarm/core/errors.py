@@ -157,6 +157,13 @@ class ShuttingDown(SwarmError):
     try_again = True
 
 
+class TlsFailed(SwarmError):
+    """TLS between client and node has failed: a certificate is refused, or one of them speaks TLS and the other does
+    not. Nothing was sent."""
+
+    code = 39
+
+
 class ReadFailed(SwarmError):
     """The node's disk does not let it read what was asked for; nothing is known to be lost."""
 
@@ -186,6 +193,20 @@ class RequestTimeout(SwarmError):
 
 class ClientClosed(SwarmError):
     """The client object was used before it was opened or after it was closed."""
+
+
+REFUSALS: tuple[type[SwarmError], ...] = (TlsFailed,)
+"""The node was reached, and one of the two wants nothing of the other until somebody changes their configuration: told at
+once to whoever asks, and not only at the deadline."""
+
+
+def refusal(why: Exception | None, node: str) -> SwarmError | None:
+    """The error for one more of those who ask a node that could not be connected, if that is one to be told at once."""
+    if not isinstance(why, REFUSALS):
+        return None
+    error = type(why)(why.text, why.details)
+    error.node = node
+    return error
 
 
 def connection_lost(why: Exception) -> ConnectionLost:

@@ -24,6 +24,7 @@ from swarm.core.node import (
     raise_open_files,
     stopped_by_signals,
 )
+from swarm.core.tls import NodeTls, TlsSection, node_tls
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ class NodeConfig(Protocol):
 
     @property
     def node(self) -> NodeSection: ...
+
+    @property
+    def tls(self) -> TlsSection: ...
 
     @property
     def logs(self) -> LogsSection: ...
@@ -71,13 +75,18 @@ def run_node(
     make_node: Callable[[Logs], Node],
     describe: Callable[[Node], str],
 ) -> None:
-    """Runs it until a signal stops it. Where it cannot start, or not go on, exits with status 1 and says why.
+    """Runs it until a signal stops it. Where it cannot start, or not go on, exits with status 1 and says why; with
+    status 78 where its certificate cannot be used.
 
     make_node: loads what the node holds. describe: what is told with its address when it serves.
     """
     try:
+        tls = node_tls(config.tls)
+    except ConfigError as error:
+        exit_with_config_error(program, error)
+    try:
         with lock_directory(config.node.data):
-            _serve(program, config, make_node, describe)
+            _serve(program, config, tls, make_node, describe)
     except NodeError as error:
         click.echo(f"{program}: {error}", err=True)
         sys.exit(1)
@@ -86,6 +95,7 @@ def run_node(
 def _serve(
     program: str,
     config: NodeConfig,
+    tls: NodeTls | None,
     make_node: Callable[[Logs], Node],
     describe: Callable[[Node], str],
 ) -> None:
@@ -99,6 +109,7 @@ def _serve(
         with stopped_by_signals():
             raise_open_files()
             node = make_node(logs)
+        node.tls = tls
         sock = listen(section.address)
         told = f"{program} serves on {_bound_address(section.address, sock)}, {describe(node)}, data in {section.data}"
         trio.run(_run, node, sock, told, strict_exception_groups=True)
@@ -120,7 +131,7 @@ def _serve(
 async def _run(node: Node, sock: socket.socket, told: str) -> None:
     prepare_process()
     async with trio.open_nursery() as nursery:
-        await nursery.start(node.handle_signals, lambda: None)
+        await nursery.start(node.handle_signals, node.tls.reload if node.tls else lambda: None)
         log.info("%s", told)
         await node.run([sock])
         log.info("stopped")
