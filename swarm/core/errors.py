@@ -196,7 +196,7 @@ class ClientClosed(SwarmError):
 
 
 REFUSALS: tuple[type[SwarmError], ...] = (TlsFailed,)
-"""The node was reached, and one of the two wants nothing of the other until somebody changes their configuration: told at
+"""The node was reached, and one of the two wants nothing of the other until somebody changes a configuration: told at
 once to whoever asks, and not only at the deadline."""
 
 
