@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from swarm.core import limits
 
-STEP_BYTES = 16 * limits.KIB  # encrypted at a time: a record of TLS
+STEP_BYTES = 64 * limits.KIB  # of four records, so that few end in the next step
 RECORD_BYTES_MAX = 17 * limits.KIB  # of TLS, encrypted
 HANDSHAKE = 0x16  # the first byte of what begins TLS
 ALERT = 0x15

@@ -48,6 +48,7 @@ from raw_client import (
     SIZE,
     STATS,
     STOP,
+    TLS_FAILED,
     TOO_MANY_CHANNELS,
     TOO_MANY_REQUESTS,
     UNKNOWN_REQUEST,
