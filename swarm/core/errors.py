@@ -157,6 +157,19 @@ class ShuttingDown(SwarmError):
     try_again = True
 
 
+class NotAuthenticated(SwarmError):
+    """The node wants to know who the client is, and does not (or the client wants to know it of the node): nothing was
+    carried out."""
+
+    code = 37
+
+
+class NotAllowed(SwarmError):
+    """The client has no permission for this; nothing was carried out."""
+
+    code = 38
+
+
 class ReadFailed(SwarmError):
     """The node's disk does not let it read what was asked for; nothing is known to be lost."""
 
