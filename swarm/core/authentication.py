@@ -97,6 +97,7 @@ class Authentication:
 
     def _refuse(self, connection: ConnectionHandler, request_id: int, name: str) -> Running:
         self.failures += 1
+        self._service.handlers[protocol.AUTHENTICATE.code].statistics.failed += 1
         delay_s = self._delays.failed(connection.peer)
         self._failed_log.tell(
             f"{connection.peer}: login as {name} failed: there is no such client, or its key is another one; "

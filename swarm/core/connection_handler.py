@@ -54,7 +54,7 @@ _NOTHING: Iterator[Message] = iter(())
 
 
 class ConnectionHandler:
-    def __init__(self, service: Service, flush_soon: Callable[[], None], peer: str = "") -> None:
+    def __init__(self, service: Service, flush_soon: Callable[[], None], peer: str = "unknown address") -> None:
         """flush_soon: called when there is output that no pass has caused; the driver then sends it. peer: the client's
         host:port, for logs."""
         self.service = service

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 SEND_BYTES = limits.RECEIVE_BYTES  # at once: so long may the other end take to read them
 
 
-async def serve_stream(service: Service, stream: trio.abc.Stream, peer: str = "") -> None:
+async def serve_stream(service: Service, stream: trio.abc.Stream, peer: str = "unknown address") -> None:
     """Serves one connection until either side ends it; closes the stream. peer: the client's host:port, for logs."""
     begun = trio.current_time()
     output = trio.Event()
