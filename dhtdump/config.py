@@ -38,6 +38,8 @@ def _parse_multiple(text: str) -> float:
 @dataclass(frozen=True)
 class DumpSection:
     node: Annotated[Address, parse_address] = Address("127.0.0.1", 10001)
+    credentials: str = ""
+    """Empty: none."""
     dump_dir: Path = Path("dht-data/dump")
     period: Annotated[float, parse_period] = 6 * 3600.0
     first_wait: Annotated[float, _parse_part] = 1.0

@@ -17,6 +17,8 @@ class NodeSection:
     data: Path = Path("dht-data")
     hash_range: Annotated[HashRange, HashRange.parse] = HashRange()
     memory_limit: Annotated[int, parse_size] = 0
+    credentials: str = ""
+    """Empty: nobody has to log in."""
     allow_open_network: bool = False
 
 

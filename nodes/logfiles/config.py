@@ -53,6 +53,8 @@ def _parse_max_bytes(text: str) -> float:
 class NodeSection:
     address: Annotated[Address, parse_address] = Address("127.0.0.1", 10201)
     data: Path = Path("logfiles-data")
+    credentials: str = ""
+    """Empty: nobody has to log in."""
     allow_open_network: bool = False
 
 

@@ -29,6 +29,8 @@ def _parse_ring_bytes(text: str) -> int:
 class NodeSection:
     address: Annotated[Address, parse_address] = Address("127.0.0.1", 10101)
     data: Path = Path("queue-data")
+    credentials: str = ""
+    """Empty: nobody has to log in."""
     allow_open_network: bool = False
 
 

@@ -27,20 +27,21 @@ class Nodes(Generic[Client]):
     addresses: tuple[str, ...]
     file: Path | None
     timeout_s: float
+    credentials: Path | None
 
     def client(self) -> Client:
         """A client of them, to be opened. Without options the environment names them; UsageError if that does not."""
         if self.file and self.addresses:
             raise click.UsageError("either --nodes or --node can be given, not both")
         if self.file:
-            return self.make(nodes_file=self.file, timeout=self.timeout_s)
+            return self.make(nodes_file=self.file, timeout=self.timeout_s, credentials=self.credentials)
         named = self.addresses or [each.strip() for each in os.environ.get(self.variable, "").split(",")]
         if not any(named):
             raise click.UsageError(
                 f"which nodes? Name their file with --nodes FILE (`swarm up` writes {self.written_by_up}), "
                 f"each with --node HOST:PORT, or all in the environment variable {self.variable}"
             )
-        return self.make(list(named), timeout=self.timeout_s)
+        return self.make(list(named), timeout=self.timeout_s, credentials=self.credentials)
 
 
 def takes_nodes(make: Callable[..., BlockingClient], variable: str, written_by_up: str) -> Callable[[Any], Any]:
@@ -63,9 +64,23 @@ def takes_nodes(make: Callable[..., BlockingClient], variable: str, written_by_u
             show_default=True,
             help="Of each request: 250ms, 5s, 1m.",
         )
+        @click.option(
+            "--credentials",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            envvar="SWARM_CREDENTIALS",
+            help="The client's name and key, where nodes ask for a login: a file with the line that `swarm credentials "
+            "add` gives.  [environment: SWARM_CREDENTIALS]",
+        )
         @click.pass_context
-        def options(ctx: click.Context, addresses: tuple[str, ...], file: Path | None, timeout: float) -> None:
-            ctx.obj = Nodes(make, variable, written_by_up, addresses, file, timeout)
+        def options(
+            ctx: click.Context,
+            addresses: tuple[str, ...],
+            file: Path | None,
+            timeout: float,
+            credentials: Path | None,
+        ) -> None:
+            ctx.obj = Nodes(make, variable, written_by_up, addresses, file, timeout, credentials)
 
         options.__doc__ = function.__doc__
         options.__name__ = function.__name__

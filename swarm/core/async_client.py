@@ -14,7 +14,16 @@ import anyio.abc
 
 from swarm.core import limits, operations, protocol
 from swarm.core.async_connection import Connection
-from swarm.core.client_session import WAIT_FOR_NODES, Call, FirstOf, Result, Steps, describe, result_of
+from swarm.core.client_session import (
+    WAIT_FOR_NODES,
+    Call,
+    FirstOf,
+    Result,
+    Steps,
+    check_not_refused,
+    describe,
+    result_of,
+)
 from swarm.core.config import Address
 from swarm.core.connection_settings import ConnectionSettings
 from swarm.core.credentials import CredentialsOption, read_credentials
@@ -27,7 +36,6 @@ from swarm.core.errors import (
     checked_timeout,
     no_node_responsible,
     not_connected,
-    refusal,
 )
 from swarm.core.event_loop import EventLoop, current_event_loop
 from swarm.core.known_nodes import KnownNodes
@@ -63,10 +71,9 @@ class AsyncClient:
             Connection(address, settings, reach, self._hello_handler(number)) for number, address in enumerate(nodes)
         ]
         for connection in self._connections:
-            connection.at_change.add(self._tell_news)
+            connection.at_change.add(self._look_for_refusal)
         self._statistics: dict[int, RequestStatistics] = {}
-        self._news: anyio.Event | None = None
-        """Set, and made anew, when a node was connected or could not be."""
+        self._node_came: anyio.Event | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._loop: EventLoop | None = None
         """The event loop it was opened in; None while it is not open."""
@@ -74,19 +81,25 @@ class AsyncClient:
     def _hello_handler(self, number: int) -> Callable[[NodeHello], None]:
         def handle(hello: NodeHello) -> None:
             self._known.learn(number, hello)
+            self._tell_of_node()
 
         return handle
 
-    def _tell_news(self) -> None:
-        if self._news is not None:
-            self._news.set()
-            self._news = anyio.Event()
+    def _look_for_refusal(self) -> None:
+        if any(connection.refused for connection in self._connections):
+            self._tell_of_node()
+
+    def _tell_of_node(self) -> None:
+        """A node was reached, or one of the two has refused the other."""
+        if self._node_came is not None:
+            self._node_came.set()
+            self._node_came = anyio.Event()
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
             raise ClientClosed("the client is open already")
         self._loop = current_event_loop()
-        self._news = anyio.Event()
+        self._node_came = anyio.Event()
         self._tasks = await anyio.create_task_group().__aenter__()
         for connection in self._connections:
             self._tasks.start_soon(connection.run)
@@ -232,13 +245,9 @@ class AsyncClient:
         return batch.results
 
     async def _wait_ready(self, connection: Connection, deadline: float, request: Request | None = None) -> None:
-        try:
-            with anyio.move_on_at(deadline):
-                await connection.wait_ready()
-                return
-        except SwarmError as refused:
-            refused.request = request.name if request else None
-            raise
+        with anyio.move_on_at(deadline):
+            await connection.wait_ready(request)
+            return
         why = f" ({connection.last_error})" if connection.last_error else ""
         error = NodeUnreachable(f"it was not reached within {self._timeout_s:g} s{why}; nothing was sent")
         error.node = connection.name
@@ -246,15 +255,14 @@ class AsyncClient:
         raise error from connection.last_error
 
     async def _wait_for_nodes(self, deadline: float) -> None:
+        assert self._node_came is not None
         missing = [connection for connection in self._connections if not connection.ready]
         if not missing:
             raise no_node_responsible()
+        _check_none_refused(missing)
         with anyio.move_on_at(deadline):
-            while not any(connection.ready for connection in missing):
-                if all(connection.last_error for connection in missing):
-                    _raise_refusal(missing)
-                assert self._news is not None
-                await self._news.wait()
+            await self._node_came.wait()
+            _check_none_refused(missing)
             return
         why = "; ".join(f"{connection.name}: {connection.last_error or 'no answer'}" for connection in missing)
         raise NodeUnreachable(
@@ -268,10 +276,9 @@ class AsyncClient:
         return statistics
 
 
-def _raise_refusal(connections: list[Connection]) -> None:
+def _check_none_refused(connections: list[Connection]) -> None:
     for connection in connections:
-        if error := refusal(connection.last_error, connection.name):
-            raise error from connection.last_error
+        check_not_refused(connection.refused, connection.name, None)
 
 
 class _CallsInFlight:

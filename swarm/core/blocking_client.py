@@ -17,11 +17,22 @@ from types import TracebackType
 from typing import Any, Self
 
 from swarm.core import limits, operations, protocol
-from swarm.core.client_session import WAIT_FOR_NODES, Call, ClientSession, FirstOf, Result, Steps, describe, result_of
+from swarm.core.client_session import (
+    WAIT_FOR_NODES,
+    Call,
+    ClientSession,
+    FirstOf,
+    Result,
+    Steps,
+    check_not_refused,
+    describe,
+    result_of,
+)
 from swarm.core.config import Address
 from swarm.core.connection_settings import ConnectionSettings
 from swarm.core.credentials import CredentialsOption, read_credentials
 from swarm.core.errors import (
+    REFUSALS,
     ClientClosed,
     ConnectionLost,
     NodeUnreachable,
@@ -32,7 +43,6 @@ from swarm.core.errors import (
     connection_lost,
     no_node_responsible,
     not_connected,
-    refusal,
 )
 from swarm.core.known_nodes import KnownNodes
 from swarm.core.protocol import Request
@@ -70,6 +80,8 @@ class Connection:
         self.address = address
         self.name = str(address)
         self.last_error: Exception | None = None
+        self.refused: SwarmError | None = None
+        """Why the last attempt to connect ended, if that is one of errors.REFUSALS."""
         self._settings = settings
         self._tls = tls
         self._timeout_s = settings.timeout_s
@@ -102,10 +114,10 @@ class Connection:
         assert self._sock is not None
         return self._sock.fileno()
 
-    def connect(self, deadline: float) -> NodeHello:
-        """Tries until it is connected; NodeUnreachable at the deadline (time.monotonic), a refusal at once."""
+    def connect(self, deadline: float, request: Request | None = None) -> NodeHello:
+        """Tries until it is connected; NodeUnreachable at the deadline (time.monotonic), errors.REFUSALS at once."""
         while (hello := self.attempt(deadline)) is None:
-            self.raise_refusal()
+            check_not_refused(self.refused, self.name, request)
             now = time.monotonic()
             if self.next_attempt > deadline:
                 raise self.unreachable()
@@ -120,18 +132,16 @@ class Connection:
             return self._connect_once(deadline)
         except (OSError, SwarmError) as error:
             self.close()
+            if isinstance(error, RequestTimeout):
+                error = self._session.login_late(self._timeout_s) or error
             self.last_error = error
+            self.refused = error if isinstance(error, REFUSALS) else None
             self.next_attempt = time.monotonic() + self._backoff
             self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
             return None
         except BaseException:
             self.close()
             raise
-
-    def raise_refusal(self) -> None:
-        """If it could not be connected for a reason that is to be told at once."""
-        if error := refusal(self.last_error, self.name):
-            raise error from self.last_error
 
     def unreachable(self) -> NodeUnreachable:
         error = NodeUnreachable(
@@ -163,8 +173,10 @@ class Connection:
         self._send_all(self._session.begin(), deadline)
         while self._session.hello is None:
             self._receive(deadline)
+            if self._session.unsent:
+                self._send_all(self._session.outgoing(), deadline)
         self._backoff = limits.BACKOFF_FIRST_S
-        self.last_error = None
+        self.last_error = self.refused = None
         return self._session.hello
 
     def _shake_hands(self, context: ssl.SSLContext, deadline: float) -> None:
@@ -533,7 +545,7 @@ class BlockingClient:
         connection = self._connections[number]
         if not connection.ready:
             try:
-                self._greeted(number, connection.connect(deadline))
+                self._greeted(number, connection.connect(deadline, request))
             except NodeUnreachable as error:
                 error.request = request.name if request else None
                 raise
@@ -598,7 +610,7 @@ class BlockingClient:
             if any(hello is not None for _, hello in hellos):
                 return
             for number in missing:
-                self._connections[number].raise_refusal()
+                check_not_refused(self._connections[number].refused, self._connections[number].name, None)
             next_attempt = min(self._connections[number].next_attempt for number in missing)
             if next_attempt > deadline:
                 raise self._connections[missing[0]].unreachable()

@@ -157,6 +157,19 @@ class ShuttingDown(SwarmError):
     try_again = True
 
 
+class NotAuthenticated(SwarmError):
+    """The node wants to know who the client is, and does not (or the client wants to know it of the node): nothing was
+    carried out."""
+
+    code = 37
+
+
+class NotAllowed(SwarmError):
+    """The client has no permission for this; nothing was carried out."""
+
+    code = 38
+
+
 class TlsFailed(SwarmError):
     """TLS between client and node has failed: a certificate is refused, or one of them speaks TLS and the other does
     not. Nothing was sent."""
@@ -195,18 +208,9 @@ class ClientClosed(SwarmError):
     """The client object was used before it was opened or after it was closed."""
 
 
-REFUSALS: tuple[type[SwarmError], ...] = (TlsFailed,)
-"""The node was reached, and one of the two wants nothing of the other until somebody changes a configuration: told at
-once to whoever asks, and not only at the deadline."""
-
-
-def refusal(why: Exception | None, node: str) -> SwarmError | None:
-    """The error for one more of those who ask a node that could not be connected, if that is one to be told at once."""
-    if not isinstance(why, REFUSALS):
-        return None
-    error = type(why)(why.text, why.details)
-    error.node = node
-    return error
+REFUSALS = (NotAuthenticated, TlsFailed)
+"""The node was reached, and one of the two wants nothing of the other until somebody changes something: told at once to
+whoever asks, and not only at the deadline."""
 
 
 def connection_lost(why: Exception) -> ConnectionLost:

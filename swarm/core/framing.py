@@ -147,7 +147,11 @@ class FrameDecoder:
         if not 0 < length <= self.frame_bytes_max:
             raise ProtocolError(
                 f"a frame announces a body of {length} bytes; 1 to {self.frame_bytes_max} are accepted"
-                + (" before the hello" if self.frame_bytes_max == limits.HELLO_BYTES_MAX else "")
+                + (
+                    " before the hello, and the login if there is one,"
+                    if self.frame_bytes_max == limits.HELLO_BYTES_MAX
+                    else ""
+                )
             )
         return length
 

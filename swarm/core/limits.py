@@ -37,6 +37,19 @@ UNFINISHED_BYTES_FREE = 16 * KIB  # of one connection, whatever the others hold:
 STALLED_OUTPUT_TIMEOUT_S = 60.0  # a client that reads nothing for so long is gone
 CONNECTIONS_MAX = 4096  # default, per node
 
+# Authentication.
+CLIENT_NAME_LENGTH_MAX = 64  # characters
+CREDENTIALS_MAX = 10_000  # clients in a credentials file: read in some 50 ms, in which the node answers nobody
+CREDENTIALS_FILE_BYTES_MAX = 4 * MIB
+CREDENTIALS_PATTERNS_MAX = 64  # for each access of one client: looked through with each of its requests
+CLIENT_KEY_BYTES = 32  # of a client: nobody guesses it
+NONCE_BYTES = 32  # never the same twice
+PROOF_BYTES = 64  # of SHA-512
+LOGIN_DELAY_FIRST_S = 0.5  # of the answer to a login that failed, then twice as long each time
+LOGIN_DELAY_MAX_S = 8.0  # a mistake is told before clients give up
+LOGIN_FAILURES_FORGOTTEN_S = 600.0  # without another one
+LOGIN_ADDRESSES_MAX = 4096  # whose failures are remembered
+
 # A pass of the listener.
 RECEIVE_BYTES = 256 * KIB  # most that one connection is read in a pass
 PASS_SECONDS_MAX = 0.003  # then its answers are sent
@@ -94,3 +107,4 @@ assert LISTENER_CHANGES_MAX >= BATCH_RECORDS_MAX
 assert CLIENT_STREAM_CREDIT <= CREDIT_MAX
 assert CLIENT_ASK_S < CLIENT_SILENCE_S
 assert KEY_BYTES_MAX + 8 <= 511
+assert LOGIN_DELAY_FIRST_S < LOGIN_DELAY_MAX_S < LOGIN_FAILURES_FORGOTTEN_S

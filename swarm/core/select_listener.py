@@ -44,8 +44,8 @@ from time import perf_counter
 import trio
 
 from swarm.core import limits
-from swarm.core.connection_handler import ConnectionHandler, no_hello, unfinished_frame
-from swarm.core.errors import ShuttingDown, SwarmError, TlsFailed, TooManyConnections
+from swarm.core.connection_handler import ConnectionHandler, unfinished_frame
+from swarm.core.errors import NotAuthenticated, ShuttingDown, SwarmError, TlsFailed, TooManyConnections
 from swarm.core.logs import SeldomLog
 from swarm.core.request_handler import Service
 from swarm.core.tls import TLS_ONLY, NodeTls, reason_of
@@ -71,6 +71,7 @@ class _Connection:
     """A client's socket and its handler."""
 
     __slots__ = (
+        "accepted_at",
         "events",
         "fd",
         "half_open",
@@ -98,9 +99,9 @@ class _Connection:
         self.unfinished_bytes = 0
         self.unfinished_since = 0.0
         self.quiet = False
-        """Nothing is special about it: greeted, all its output has left, epoll is asked for input."""
-        self.waiting_since = perf_counter()
-        """When its output last moved; before its hello, when it was accepted."""
+        """Nothing is special about it: admitted, all its output has left, epoll is asked for input."""
+        self.waiting_since = self.accepted_at = perf_counter()
+        """When its output last moved."""
 
     def use(self, sock: socket.socket | TlsSocket) -> None:
         self.sock = sock
@@ -119,7 +120,8 @@ class SelectListener:
         self._connections_max = connections_max
         self._listeners = {sock.fileno(): sock for sock in listeners}
         self._connections: dict[int, _Connection] = {}
-        self._waiting: dict[_Connection, None] = {}  # for a hello, or for output to be taken: those have a time limit
+        self._waiting: dict[_Connection, None] = {}
+        """For a hello or login, or for output to be taken: those have a time limit."""
         self._half_open: dict[_Connection, None] = {}  # the oldest first
         self._busy: dict[_Connection, None] = {}
         self._events: list[tuple[int, int]] = []  # that a pass had no time for: they come first in the next
@@ -165,7 +167,7 @@ class SelectListener:
         """Serves a socket that is connected already."""
         sock.setblocking(False)
         fd = sock.fileno()
-        handler = ConnectionHandler(self._service, lambda: self._flush_between_turns(self._connections[fd]))
+        handler = ConnectionHandler(self._service, lambda: self._flush_between_turns(self._connections[fd]), peer)
         tls = self._tls if sock.family != socket.AF_UNIX else None
         used = TlsSocket(sock, TlsSession(tls.context, server_side=True), self._sealed_view) if tls else sock
         connection = self._connections[fd] = _Connection(used, peer, handler)
@@ -349,7 +351,7 @@ class SelectListener:
             self._close_connection(connection)
             return
         waits = bool(handler.output)
-        if not waits and handler.greeted:
+        if not (waits or handler.stranger):
             self._waiting.pop(connection, None)
         elif connection not in self._waiting:
             self._waiting[connection] = None
@@ -363,7 +365,7 @@ class SelectListener:
         if events != connection.events:
             self._epoll.modify(connection.fd, events)
             connection.events = events
-        connection.quiet = events == EPOLLIN and handler.greeted and not handler.pending
+        connection.quiet = events == EPOLLIN and handler.admitted and not handler.pending
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_PASS):
@@ -467,7 +469,7 @@ class SelectListener:
             self._epoll.modify(fd, EPOLLIN)
 
     async def _sweep(self) -> None:
-        """Closes connections that keep the node waiting: for their hello, or for output to be taken."""
+        """Closes connections that keep the node waiting: for their hello, their login, or for output to be taken."""
         while True:
             await trio.sleep(SWEEP_S)
             now = perf_counter()
@@ -484,8 +486,8 @@ class SelectListener:
                             f"{connection.peer}: connection closed: it has read no answer for {waited:.0f} s"
                         )
                         self._drop(connection)
-                elif not connection.handler.greeted and waited > limits.HELLO_TIMEOUT_S:
-                    self._refuse(connection, no_hello())
+                elif connection.handler.stranger and now - connection.accepted_at > limits.HELLO_TIMEOUT_S:
+                    self._refuse(connection, connection.handler.overdue())
 
             for connection in list(self._connections.values()):
                 size = connection.handler.unfinished_bytes
@@ -505,7 +507,7 @@ class SelectListener:
             self._crowd_log.tell(
                 f"{connection.peer}: connection refused: {notice} (refused since the start: {self.refused})"
             )
-        elif notice is not None and not isinstance(notice, ShuttingDown):
+        elif notice is not None and not isinstance(notice, ShuttingDown | NotAuthenticated):  # who gives these tells
             self._closed_log.tell(f"{connection.peer}: connection closed: {notice}")
         if notice is not None and not connection.input_ended:
             # Input that was not read would make close() send a reset, and a reset takes the notice from the client.
