@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,12 +53,13 @@ def main(
         given = override(config.dump, node=node, credentials=credentials, dump_dir=dump_dir, period=period)
         config = replace(config, dump=given)
         read_credentials(config.dump.credentials or None)  # a mistake in it is told before anything is done
+        tls = config.tls.context()
     except ConfigError as error:
         click.echo(f"dhtdump: {error}", err=True)
         sys.exit(EX_CONFIG)
     try:
         with lock_directory(config.dump.dump_dir, "dump directory"):
-            failed = _dump(config, oneshot)
+            failed = _dump(config, tls, oneshot)
     except NodeError as error:
         failed = str(error)
     if failed is not None:
@@ -65,7 +67,7 @@ def main(
         sys.exit(1)
 
 
-def _dump(config: DumpConfig, oneshot: bool) -> str | None:
+def _dump(config: DumpConfig, tls: ssl.SSLContext | None, oneshot: bool) -> str | None:
     """Runs until a signal, or once; why it failed."""
     directory = Path(config.logs.directory) if config.logs.directory else config.dump.dump_dir
     shown = oneshot and sys.stderr.isatty()
@@ -74,7 +76,7 @@ def _dump(config: DumpConfig, oneshot: bool) -> str | None:
     except OSError as error:
         raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
     try:
-        return trio.run(_run, config, logs, oneshot, shown, strict_exception_groups=True)
+        return trio.run(_run, config, tls, logs, oneshot, shown, strict_exception_groups=True)
     except Exception:
         log.exception("dhtdump crashed")
         raise
@@ -82,12 +84,12 @@ def _dump(config: DumpConfig, oneshot: bool) -> str | None:
         logs.close()
 
 
-async def _run(config: DumpConfig, logs: Logs, oneshot: bool, shown: bool) -> str | None:
+async def _run(config: DumpConfig, tls: ssl.SSLContext | None, logs: Logs, oneshot: bool, shown: bool) -> str | None:
     prepare_process()
     failed: str | None = "stopped before the dump was complete" if oneshot else None
     async with trio.open_nursery() as nursery:
         node, credentials = str(config.dump.node), config.dump.credentials or None
-        async with DumpClient(node, timeout=NODE_TIMEOUT_S, credentials=credentials) as client:
+        async with DumpClient(node, timeout=NODE_TIMEOUT_S, credentials=credentials, tls=tls) as client:
             schedule = Schedule(config.dump, client, logs)
             await nursery.start(_handle_signals, logs, nursery.cancel_scope, schedule.begin_now)
             log.info("dumps %s to %s", config.dump.node, config.dump.dump_dir)
