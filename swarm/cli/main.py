@@ -16,9 +16,11 @@ import click
 
 from swarm import __version__
 from swarm.cli import Failure, WrongCall
+from swarm.core.config import ConfigError
 from swarm.core.errors import BadArgument, SwarmError
 
 _COMMANDS = {
+    "credentials": "Say who may log in to nodes, and what each may do.",
     "dht": "Read and write the records of a dht.",
     "doctor": "Look whether a swarm is well, and what to do where it is not.",
     "dump": "Look into the dumps of a dht node.",
@@ -57,6 +59,8 @@ class _Swarm(click.Group):
                 sys.stdout.flush()
         except SwarmError as error:
             raise (WrongCall if isinstance(error, BadArgument) else Failure)(str(error)) from error
+        except ConfigError as error:
+            raise WrongCall(str(error)) from error
         except KeyboardInterrupt:
             _die_by(signal.SIGINT)
         except BrokenPipeError:

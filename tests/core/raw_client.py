@@ -52,13 +52,15 @@ CHANNEL_REMOVED = 26
 TOO_MANY_REQUESTS = 27
 TOO_MANY_CHANNELS = 28
 PROTOCOL_ERROR = 32
+TLS_FAILED = 39
 UNSUPPORTED_VERSION = 33
 WRONG_KIND = 34
 TOO_MANY_CONNECTIONS = 35
 SHUTTING_DOWN = 36
-TOO_SLOW = 37
+NOT_AUTHENTICATED = 37
+NOT_ALLOWED = 38
 
-PING, CREDIT, STOP, STATS, CHANNELS, CHANNEL_SIZE, SIZE, REMOVE_CHANNEL = range(1, 9)
+PING, CREDIT, STOP, STATS, CHANNELS, CHANNEL_SIZE, SIZE, REMOVE_CHANNEL, AUTHENTICATE = range(1, 10)
 HEALTH, EVENTS = 10, 11
 PUT, PUT_MANY, GET, GET_MANY, EXISTS, REMOVE, UPDATE, GET_ALL, GET_ALL_KEYS, HASH_RANGE, LISTEN = range(16, 27)
 BEGIN_DUMP, END_DUMP = 27, 28
@@ -175,7 +177,7 @@ class DirectConnection:
         assert not handler.pending, "a driver does not read while requests are pending"
         view = memoryview(bytearray(data))
         with self._in_pass():
-            if handler.greeted and not handler.output and not handler.closing:
+            if handler.admitted and not handler.output and not handler.closing:
                 answer = handler.exchange(view, len(view), perf_counter(), math.inf)
                 if answer is not None:
                     handler.put_back(answer, 0)
