@@ -70,6 +70,17 @@ def takes_tls(function: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+takes_credentials = click.option(
+    "--credentials",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    envvar="SWARM_CREDENTIALS",
+    help="The client's name and key, where nodes ask for a login: a file with the line that `swarm credentials "
+    "add` gives.  [environment: SWARM_CREDENTIALS]",
+)
+"""Gives a command the option that says who the client is."""
+
+
 @dataclass(frozen=True)
 class Nodes(Generic[Client]):
     """The nodes of one kind that the command line names, or the environment."""
@@ -121,14 +132,7 @@ def takes_nodes(make: Callable[..., BlockingClient], variable: str, written_by_u
             show_default=True,
             help="Of each request: 250ms, 5s, 1m.",
         )
-        @click.option(
-            "--credentials",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            envvar="SWARM_CREDENTIALS",
-            help="The client's name and key, where nodes ask for a login: a file with the line that `swarm credentials "
-            "add` gives.  [environment: SWARM_CREDENTIALS]",
-        )
+        @takes_credentials
         @takes_tls
         @click.pass_context
         def options(
