@@ -40,6 +40,7 @@ from swarm.core.tls import NodeTls
 log = logging.getLogger(__name__)
 
 DRAIN_S = 2.0
+SOCKET_MODE = 0o660  # of a Unix socket: its owner and group connect, whatever the umask of the process
 BACKLOG = 1024  # connections that wait to be accepted
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CHANNELS_PER_STEP = 128  # of a line of stats.log, some 1 ms
@@ -295,6 +296,7 @@ def listen(address: Address) -> socket.socket:
                 _remove_stale_socket(Path(address.path))
                 sock = stack.enter_context(socket.socket(socket.AF_UNIX))
                 sock.bind(address.path)
+                Path(address.path).chmod(SOCKET_MODE)  # before it listens nobody can connect
             else:
                 family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
                 sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))

@@ -30,6 +30,7 @@ from swarm.core.config import Address
 from swarm.core.connection_handler import ConnectionHandler
 from swarm.core.node import LimitsSection, Node, listen
 from swarm.core.request_handler import Service
+from swarm.core.tls import NodeTls
 from swarm.dht.hash_range import HashRange
 
 KIB = 1024
@@ -356,9 +357,10 @@ class RunningNode:
 
 
 @asynccontextmanager
-async def running_dht(**options: Any) -> AsyncIterator[RunningNode]:
+async def running_dht(*, tls: NodeTls | None = None, **options: Any) -> AsyncIterator[RunningNode]:
     """A dht node of this process that listens on loopback. options: of make_dht. It must be alive at the end."""
     node = make_dht(**options)
+    node.tls = tls
     with closing(listen(Address("127.0.0.1", 0))) as sock:
         async with trio.open_nursery() as nursery:
             running = RunningNode(node, sock.getsockname())
