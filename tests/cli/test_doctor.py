@@ -15,6 +15,7 @@ from swarm.monitor import NodeView, Reason
 from swarm.monitor.checks import Check, check_nodes
 from swarm.monitor.local_checks import check_machine
 from swarm.testing import DhtProcess, LogfilesProcess, QueueProcess
+from tests.certificates import Authority
 from tests.cli.commands import swarm
 from tests.monitor.hostile import for_stats, hostile_node
 
@@ -63,6 +64,43 @@ def test_each_way_not_to_be_reachable(tmp_path: Path) -> None:
     ]
     texts = [text.partition(":")[0] for _, _, text in found]
     assert texts == ["refused", "kind", "timeout", "protocol", "unreachable"]
+
+
+def test_a_login_that_is_missing_or_wrong_is_told(tmp_path: Path) -> None:
+    known = tmp_path / "known"
+    options = {"reader": ("--read", "*"), "writer": ("--write", "*"), "admin": ("--read", "*", "--admin", "*")}
+    for name, permissions in options.items():
+        mine = ("--client-file", str(tmp_path / name))
+        assert swarm("credentials", "add", name, "--file", str(known), *permissions, *mine).returncode == 0
+    (tmp_path / "stranger").write_text(f"reader:{'00' * 32}\n")
+    (tmp_path / "stranger").chmod(0o600)
+    config = DhtConfig(node=NodeSection(credentials=str(known)))
+    with DhtProcess(tmp_path / "node", config) as node:
+        told = {
+            name: findings("--dht", node.address, *(("--credentials", str(tmp_path / name)) if name else ()))
+            for name in ("", "stranger", "writer", "reader", "admin")
+        }
+    for name in ("", "stranger"):
+        [(check, subject, text)] = told[name]
+        assert (check, subject) == ("reachable", f"dht {node.address}")
+        assert text.startswith("credentials: ")
+    assert told["reader"] == told["writer"] == told["admin"] == []  # figures are for every client that has logged in
+
+
+def test_tls_that_is_missing_or_wrong_is_told(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path / "ca"), Authority(tmp_path / "stranger")
+    with (
+        DhtProcess(tmp_path / "tls", DhtConfig(tls=authority.node())) as with_tls,
+        DhtProcess(tmp_path / "plain") as plain,
+    ):
+        assert findings("--dht", with_tls.address, "--tls-ca", str(authority.ca)) == []
+        for options in (
+            ("--dht", with_tls.address),
+            ("--dht", with_tls.address, "--tls-ca", str(stranger.ca)),
+            ("--dht", plain.address, "--tls-ca", str(authority.ca)),
+        ):
+            [(check, _, text)] = findings(*options)
+            assert (check, text.partition(":")[0]) == ("reachable", "tls")
 
 
 def test_another_version_is_a_finding() -> None:
