@@ -108,10 +108,13 @@ class HttpServer:
 
     async def answer(self, scope: Any, receive: Any, send: Any, *_: Any) -> None:
         """The application, as Hypercorn calls it, in its turn."""
-        async with self._turn:
-            await trio.sleep(limits.HTTP_PACE_S)
-        self.requests += 1
-        await self._application(scope, receive, send)
+        async with trio.open_nursery() as beside:
+            beside.start_soon(_discard, receive)
+            async with self._turn:
+                await trio.sleep(limits.HTTP_PACE_S)
+            self.requests += 1
+            await self._application(scope, receive, send)
+            beside.cancel_scope.cancel()
 
 
 class _Connection:
@@ -172,6 +175,13 @@ class _Connection:
             case Closed():
                 self._was_asked = True
                 self._reading.cancel()
+
+
+async def _discard(receive: Callable[[], Awaitable[Message]]) -> None:
+    """What comes behind a request's head: Hypercorn ends an answer only when it could tell of its end, too."""
+    with suppress(trio.EndOfChannel, trio.ClosedResourceError):
+        while True:
+            await receive()
 
 
 async def _turn_away(stream: trio.SocketStream, status: str, reason: str) -> None:
