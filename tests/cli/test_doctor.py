@@ -130,19 +130,16 @@ def test_what_a_node_finds_wrong_with_itself_is_a_finding(tmp_path: Path) -> Non
         ([HashRange(), HashRange()], [f"overlap: {HashRange()}"]),
     ],
 )
-def test_gaps_and_overlaps_between_real_nodes(tmp_path: Path, ranges: list[HashRange], texts: list[str]) -> None:
-    nodes = [
-        DhtProcess(tmp_path / str(number), DhtConfig(node=NodeSection(hash_range=each)))
-        for number, each in enumerate(ranges)
-    ]
-    try:
-        for node in nodes:
-            node.start()
-        found = findings("--dht", ",".join(node.address for node in nodes))
-    finally:
-        for node in nodes:
-            node.stop()
-    assert [(name, text) for name, _, text in found] == [("hash ranges", text) for text in texts]
+def test_gaps_and_overlaps(ranges: list[HashRange], texts: list[str]) -> None:
+    assert failed(check_nodes([up(hash_range=each) for each in ranges])) == [f"hash ranges: {text}" for text in texts]
+
+
+def test_a_gap_between_real_nodes(tmp_path: Path) -> None:
+    ranges = (HashRange(0, 99), HashRange(101, HASH_MAX))
+    first, second = (DhtConfig(node=NodeSection(hash_range=each)) for each in ranges)
+    with DhtProcess(tmp_path / "1", first) as one, DhtProcess(tmp_path / "2", second) as other:
+        found = findings("--dht", f"{one.address},{other.address}")
+    assert found == [("hash ranges", "", f"gap: {HashRange(100, 100)}")]
 
 
 def up(kind: str = "dht", **figures: object) -> NodeView:
