@@ -1,6 +1,7 @@
 """`swarm doctor` with real nodes and broken ones, and with the files of an installation."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from swarm.core.limits import MIB
 from swarm.dht.hash_range import HASH_MAX, HashRange
 from swarm.monitor import NodeView, Reason
 from swarm.monitor.checks import Check, check_nodes
-from swarm.monitor.local_checks import check_machine
+from swarm.monitor.local_checks import check_machine, check_units
 from swarm.testing import DhtProcess, LogfilesProcess, QueueProcess
 from tests.certificates import Authority
 from tests.cli.commands import swarm
@@ -239,6 +240,22 @@ def test_a_data_directory_that_is_missing_or_none_is_a_finding(installation: Pat
     assert local_failures(installation)[0][0] == "data"
     data.unlink()
     data.mkdir()
+
+
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="needs systemctl (Debian package systemd)")
+def test_units_that_are_not_enabled_are_a_finding() -> None:
+    found = list(check_units(Path("/srv/dht/no-such-instance")))
+    assert [(check.name, check.subject, check.ok) for check in found] == [
+        ("unit", f"{unit}@no-such-instance.service", False) for unit in ("dht", "dhtdump")
+    ]
+    assert found[1].advice == "systemctl enable --now dhtdump@no-such-instance.service"
+
+
+def test_where_there_is_no_systemctl_units_are_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    [check] = check_units(Path("/srv/queue/a"))
+    assert (check.ok, check.advice) == (False, "systemctl enable --now queue@a.service queue@a.socket")
+    assert "not known" in check.found
 
 
 def test_where_nothing_is_installed_that_is_a_finding(tmp_path: Path) -> None:
