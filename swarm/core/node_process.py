@@ -144,7 +144,7 @@ def _ask_for_logins(node: Node, path: Path, clients: KnownClients) -> Callable[[
     authentication = Authentication(node.service, clients)
 
     def tell(clients: KnownClients) -> None:
-        log.info("%d clients may log in (%s)", len(clients), path)
+        log.info("clients that may log in: %d (%s)", len(clients), path)
         if not clients:
             log.warning("%s names no client: nobody can log in; `swarm credentials add` adds one", path)
 
