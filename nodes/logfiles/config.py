@@ -9,8 +9,10 @@ from typing import Annotated, Literal, NamedTuple
 from nodes.logfiles.file_names import DAY_S
 from swarm.core.channel_patterns import best_match, parse_pattern
 from swarm.core.config import Address, parse_address, parse_duration, parse_fsync_interval, parse_size
+from swarm.core.http import HttpSection
 from swarm.core.limits import MIB
 from swarm.core.node import LimitsSection, LogsSection
+from swarm.core.tls import TlsSection
 
 TAIL_MEMORY_MIN = 64 * MIB  # two requests of the largest size, in memory
 UNLIMITED = "unlimited"
@@ -52,6 +54,8 @@ def _parse_max_bytes(text: str) -> float:
 class NodeSection:
     address: Annotated[Address, parse_address] = Address("127.0.0.1", 10201)
     data: Path = Path("logfiles-data")
+    credentials: str = ""
+    """Empty: nobody has to log in."""
     allow_open_network: bool = False
 
 
@@ -91,7 +95,9 @@ class LogfilesConfig:
     store: StoreSection = field(default_factory=StoreSection)
     channel: Mapping[Annotated[str, parse_pattern], ChannelSection] = field(default_factory=dict)
     limits: LimitsSection = field(default_factory=LimitsSection)
+    tls: TlsSection = field(default_factory=TlsSection)
     logs: LogsSection = field(default_factory=LogsSection)
+    http: HttpSection = field(default_factory=HttpSection)
 
     def retention(self, channel: str) -> Retention:
         """Of a channel: what the longest pattern says that its name matches, then [store]."""

@@ -16,14 +16,19 @@ import click
 
 from swarm import __version__
 from swarm.cli import Failure, WrongCall
+from swarm.core.config import ConfigError
 from swarm.core.errors import BadArgument, SwarmError
 
 _COMMANDS = {
+    "credentials": "Say who may log in to nodes, and what each may do.",
     "dht": "Read and write the records of a dht.",
+    "doctor": "Look whether a swarm is well, and what to do where it is not.",
     "dump": "Look into the dumps of a dht node.",
     "install-units": "Lay out systemd units, so that nodes start with the machine.",
     "logfiles": "Store records with a timestamp, and read ranges of time.",
     "queue": "Put records into queues, and take them out.",
+    "stats": "Read a stats.log back, as a table or drawn.",
+    "top": "Look at all nodes of a swarm, live.",
     "up": "Run a swarm on this machine.",
 }
 """The module below swarm.cli and the command in it have the same name, with _ for -."""
@@ -56,6 +61,8 @@ class _Swarm(click.Group):
                 sys.stdout.flush()
         except SwarmError as error:
             raise (WrongCall if isinstance(error, BadArgument) else Failure)(str(error)) from error
+        except ConfigError as error:
+            raise WrongCall(str(error)) from error
         except KeyboardInterrupt:
             _die_by(signal.SIGINT)
         except BrokenPipeError:

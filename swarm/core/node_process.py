@@ -12,7 +12,11 @@ from typing import NoReturn, Protocol
 import click
 import trio
 
+from swarm.core.authentication import Authentication
 from swarm.core.config import EX_CONFIG, Address, ConfigError
+from swarm.core.credentials import KnownClients, read_known_clients
+from swarm.core.health import disk_nearly_full
+from swarm.core.http import HttpSection, add_http, check_http
 from swarm.core.logs import Logs, open_logs
 from swarm.core.node import (
     LogsSection,
@@ -26,6 +30,7 @@ from swarm.core.node import (
     stopped_by_signals,
 )
 from swarm.core.service_manager import STOP_S_MAX, ServiceManager, inherited_sockets, status
+from swarm.core.tls import NodeTls, TlsSection, node_tls
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +45,9 @@ class NodeSection(Protocol):
     def data(self) -> Path: ...
 
     @property
+    def credentials(self) -> str: ...
+
+    @property
     def allow_open_network(self) -> bool: ...
 
 
@@ -50,7 +58,13 @@ class NodeConfig(Protocol):
     def node(self) -> NodeSection: ...
 
     @property
+    def tls(self) -> TlsSection: ...
+
+    @property
     def logs(self) -> LogsSection: ...
+
+    @property
+    def http(self) -> HttpSection: ...
 
 
 def exit_with_config_error(program: str, error: ConfigError) -> NoReturn:
@@ -64,10 +78,11 @@ def check_open_network(section: NodeSection, address: Address | None = None) -> 
     address: where it listens, if that is not what is configured.
     """
     address = address or section.address
-    if not (address.is_loopback or section.allow_open_network):
+    if not (address.is_loopback or section.credentials or section.allow_open_network):
         raise ConfigError(
             f"{address} is not known to be loopback: whoever reaches it may read and write. "
-            "Listen on 127.0.0.1, or set allow_open_network = yes in section [node] if that is what you want"
+            "Listen on 127.0.0.1, give the node a credentials file (credentials in section [node]), or set "
+            "allow_open_network = yes there if that is what you want"
         )
 
 
@@ -83,8 +98,11 @@ def run_node(
     make_node: loads what the node holds. describe: what is told with its address when it serves.
     """
     try:
+        check_http(config.http)
+        clients = read_known_clients(Path(config.node.credentials)) if config.node.credentials else None
+        tls = node_tls(config.tls)
         with lock_directory(config.node.data):
-            _serve(program, config, make_node, describe)
+            _serve(program, config, make_node, describe, clients, tls)
     except ConfigError as error:
         exit_with_config_error(program, error)
     except NodeError as error:
@@ -97,6 +115,8 @@ def _serve(
     config: NodeConfig,
     make_node: Callable[[Logs], Node],
     describe: Callable[[Node], str],
+    clients: KnownClients | None,
+    tls: NodeTls | None,
 ) -> None:
     section = config.node
     directory = Path(config.logs.directory) if config.logs.directory else section.data
@@ -108,7 +128,14 @@ def _serve(
         with stopped_by_signals(), manager.more_time(status("loading")):
             raise_open_files()
             node = make_node(logs)
+        node.service.health_rules["disk_nearly_full"] = disk_nearly_full([section.data, directory])
+        if clients is not None:
+            reloads.append(_ask_for_logins(node, Path(section.credentials), clients))
+        if tls is not None:
+            node.tls = tls
+            reloads.append(tls.reload)
         sockets = inherited or [listen(section.address)]
+        add_http(node, config.http)
         addresses = [_address_of(sock) for sock in inherited] or [_bound_address(section.address, sockets[0])]
         told = f"{program} serves on {_listed(addresses)}, {describe(node)}, data in {section.data}"
         period_s = config.logs.stats_period
@@ -136,6 +163,28 @@ def _open_logs(directory: Path, *, console: bool) -> Logs:
         return open_logs(directory, console=console)
     except OSError as error:
         raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
+
+
+def _ask_for_logins(node: Node, path: Path, clients: KnownClients) -> Callable[[], None]:
+    """path: of the credentials file. Returns what reads it anew."""
+    authentication = Authentication(node.service, clients)
+
+    def tell(clients: KnownClients) -> None:
+        log.info("clients that may log in: %d (%s)", len(clients), path)
+        if not clients:
+            log.warning("%s names no client: nobody can log in; `swarm credentials add` adds one", path)
+
+    def reload() -> None:
+        try:
+            clients = read_known_clients(path)
+        except ConfigError as error:
+            log.error("the credentials stay as they were: %s", error)
+            return
+        authentication.replace_clients(clients)
+        tell(clients)
+
+    tell(clients)
+    return reload
 
 
 async def _run(

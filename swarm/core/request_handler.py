@@ -38,9 +38,10 @@ import trio
 from swarm.core import limits, protocol
 from swarm.core.errors import SwarmError
 from swarm.core.framing import Message
+from swarm.core.health import HealthRule
 from swarm.core.protocol import Limits, Request
 from swarm.core.session import LZ4, ClientHello, NodeHello
-from swarm.core.stats import RequestStatistics
+from swarm.core.stats import Metric, RequestStatistics
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,30 @@ class HoldingConnection(Protocol):
     """What held answers need of the connection that they belong to."""
 
     def release(self, replies: list[Message], size: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class RequestTables:
+    """What a client may ask for: the tables in which its connection looks handlers up.
+
+    at_once: by code and length of the message, so that one lookup also checks the number of arguments.
+    handlers: all of them, by code.
+    """
+
+    at_once: dict[tuple[int, int], RequestHandler]
+    handlers: dict[int, RequestHandler]
+
+
+class Admission(Protocol):
+    """What asks clients to log in (swarm.core.authentication)."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """By which they may."""
+
+    @property
+    def before_login(self) -> RequestTables:
+        """What they may ask for until they have."""
 
 
 HeldReply = tuple[HoldingConnection, Message, int]
@@ -158,6 +183,8 @@ class Service:
         self.handlers: dict[int, RequestHandler] = {}
         self.at_once: dict[tuple[int, int], RequestHandler] = {}
         """By code and length of the message, so that one lookup also checks the number of arguments."""
+        self.authentication: Admission | None = None
+        """None: whoever connects may ask for everything."""
         self.turn = trio.StrictFIFOLock()
         """Held by the one stream that is making a batch."""
         self.nursery: trio.Nursery | None = None
@@ -170,6 +197,10 @@ class Service:
         self.protocol_errors = 0
         self.more_statistics: list[Callable[[], dict[str, Any]]] = []
         """What this kind of node counts besides what all of them do."""
+        self.metrics: dict[str, Metric] = {}
+        """By name in the statistics, of a channel's behind "channel."; one that is not here is a gauge of that name."""
+        self.health_rules: dict[str, HealthRule] = {}
+        """By name; what this kind of node looks at besides what all of them do."""
         self.unfinished_bytes = 0
         """What all connections hold of frames that have not come completely, or were not carried out."""
         self.unfinished_bytes_max = 2 * limits.FRAME_BYTES_MAX
@@ -190,7 +221,7 @@ class Service:
         """Adds the handler of a request; one that streams, unless direct, is known by its definition."""
         assert request.code not in self.handlers, f"{request.name} is handled twice"
         statistics = RequestStatistics(request.name)
-        held = self.holds_writes and request.access != "read"
+        held = self.holds_writes and request.changes
         of_task = request.streams and mode != "direct"
         handler = RequestHandler(
             request, "stream" if of_task else mode, function, statistics, statistics.histogram, held, together
@@ -231,9 +262,11 @@ class Service:
             self.end_pass()
             self.flush_others()
 
-    def hello(self, client: ClientHello) -> NodeHello:
+    def hello(self, client: ClientHello, nonce: bytes) -> NodeHello:
+        """nonce: of this connection, where clients have to log in."""
         compression = LZ4 if LZ4 in client.compression else None
-        return NodeHello(self.kind, self.software, self.limits, compression, self.facts)
+        methods = self.authentication.methods if self.authentication else ()
+        return NodeHello(self.kind, self.software, self.limits, compression, self.facts, methods, nonce)
 
     @property
     def streams_running(self) -> int:

@@ -14,6 +14,7 @@ SERVICES = {"dht", "queue", "logfiles"}
 NAMED_AFTER_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 NO_IO = ["framing", "session", "protocol", "client_session", "errors", "limits", "stats", "connection_handler"]
+NO_IO += ["login", "login_delays", "restrictions", "channel_patterns"]
 DOES_IO = {
     "socket",
     "select",
@@ -27,7 +28,7 @@ DOES_IO = {
     "subprocess",
     "threading",
 }
-ALLOWED_IN = {"connection_handler": {"trio"}}  # for Event only
+ALLOWED_IN = {"connection_handler": {"trio"}, "login": {"os"}}  # for Event only, for urandom only
 """Of the core's modules without I/O: what one may import of DOES_IO after all."""
 
 
@@ -76,8 +77,10 @@ def allowed(module: str) -> tuple[str, ...] | None:
             return ("swarm.core",)
         case ["swarm", "blocking", *_]:
             return ("swarm.core", *(f"swarm.{service}" for service in SERVICES))
+        case ["swarm", "monitor", *_]:
+            return ("swarm.core", "swarm.dht")
         case ["swarm", "cli", *_]:  # it starts nodes as processes
-            return ("swarm.core", "swarm.blocking", *(f"swarm.{service}" for service in SERVICES))
+            return ("swarm.core", "swarm.blocking", "swarm.monitor", *(f"swarm.{service}" for service in SERVICES))
         case ["nodes"]:
             return ()
         case ["nodes", service, *_]:
