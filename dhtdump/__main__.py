@@ -78,7 +78,7 @@ async def _run(config: DumpConfig, logs: Logs, oneshot: bool, shown: bool) -> st
     failed: str | None = "stopped before the dump was complete" if oneshot else None
     async with trio.open_nursery() as nursery:
         async with DumpClient(str(config.dump.node), timeout=NODE_TIMEOUT_S) as client:
-            schedule = Schedule(config.dump, client, logs)
+            schedule = Schedule(config.dump, client, logs, once=oneshot)
             await nursery.start(_handle_signals, logs, nursery.cancel_scope, schedule.begin_now)
             log.info("dumps %s to %s", config.dump.node, config.dump.dump_dir)
             if oneshot:

@@ -3,6 +3,7 @@
 import logging
 
 from nodes.dht.config import DhtConfig
+from nodes.dht.dump_age import DumpAge
 from nodes.dht.dump_requests import DumpRequests
 from nodes.dht.identity import identity_of, keep_identity, new_identity
 from nodes.dht.journal import Journal, NoJournal
@@ -74,6 +75,10 @@ def make_node(
             len(channels),
             config.limits.channels_max,
         )
+    if config.journal.enabled or loads_dump:
+        dump_age = DumpAge(config.dump_dir, journaled=config.journal.enabled)
+        service.more_statistics.append(dump_age.statistics)
+        service.health_rules["dump_too_old"] = dump_age.rule
     DhtRequests(service, channels, hash_range, budget, journal)
     DumpRequests(service, identity, config.dump_dir, journal if isinstance(journal, Journal) else None, next_segment)
     return Node(

@@ -23,6 +23,7 @@ _COMMANDS = {
     "dump": "Look into the dumps of a dht node.",
     "logfiles": "Store records with a timestamp, and read ranges of time.",
     "queue": "Put records into queues, and take them out.",
+    "top": "Look at all nodes of a swarm, live.",
     "up": "Run a swarm on this machine.",
 }
 """The module below swarm.cli and the command in it have the same name."""

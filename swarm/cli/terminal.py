@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import click
 
+from swarm.core.limits import KIB
+
 PROGRESS_RECORDS = 1000  # between two updates of a progress bar
 
 
@@ -27,6 +29,15 @@ def check_reader() -> None:
 
 def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
+def format_bytes(size: float) -> str:
+    """Three digits or so, and the unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < KIB:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= KIB
+    return f"{size:,.1f} TiB"
 
 
 def confirmed(question: str) -> bool:

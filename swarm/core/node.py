@@ -28,6 +28,7 @@ import trio
 
 from swarm.core import limits, protocol
 from swarm.core.config import Address, parse_duration, parse_size
+from swarm.core.health import Health, loop_lags, memory_nearly_full
 from swarm.core.logs import Logs, figures
 from swarm.core.protocol import Limits
 from swarm.core.request_handler import Service
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 2.0
 BACKLOG = 1024  # connections that wait to be accepted
-OVERLOAD_LAG_S = 0.1
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CHANNELS_PER_STEP = 128  # of a line of stats.log, some 1 ms
 
@@ -126,6 +126,14 @@ class Node:
         service.unfinished_bytes_max = max(int(budget.limit * limits.UNFINISHED_SHARE), service.unfinished_bytes_max)
         service.handle(protocol.PING, lambda: None)
         service.handle(protocol.STATS, lambda _: self.statistics(), "batch")
+        rules = {
+            "memory_nearly_full": memory_nearly_full(lambda: budget.used, budget.limit),
+            "loop_lags": loop_lags(lambda: self.lag_s),
+        }
+        service.health_rules = rules | service.health_rules
+        self.health = Health(service.health_rules)
+        service.handle(protocol.HEALTH, lambda _: self.health.findings(), "batch")
+        service.handle(protocol.EVENTS, lambda _: logs.events if logs else [], "batch")
         channels.add_handlers(service)
 
     async def run(
@@ -214,8 +222,7 @@ class Node:
             due = trio.current_time() + self._stats_period_s
             await trio.sleep_until(due)
             self.lag_s = trio.current_time() - due
-            if self.lag_s > OVERLOAD_LAG_S:
-                log.warning("the loop lags %.0f ms behind: the node has more to do than it can", self.lag_s * 1e3)
+            self.health.look()
             parts = []
             for part in self._stats_line():
                 parts.append(part)

@@ -12,6 +12,7 @@ import click
 import trio
 
 from swarm.core.config import EX_CONFIG, Address, ConfigError
+from swarm.core.health import disk_nearly_full
 from swarm.core.logs import Logs, open_logs
 from swarm.core.node import (
     LogsSection,
@@ -99,6 +100,7 @@ def _serve(
         with stopped_by_signals():
             raise_open_files()
             node = make_node(logs)
+        node.service.health_rules["disk_nearly_full"] = disk_nearly_full([section.data, directory])
         sock = listen(section.address)
         told = f"{program} serves on {_bound_address(section.address, sock)}, {describe(node)}, data in {section.data}"
         trio.run(_run, node, sock, told, strict_exception_groups=True)

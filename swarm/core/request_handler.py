@@ -38,6 +38,7 @@ import trio
 from swarm.core import limits, protocol
 from swarm.core.errors import SwarmError
 from swarm.core.framing import Message
+from swarm.core.health import HealthRule
 from swarm.core.protocol import Limits, Request
 from swarm.core.session import LZ4, ClientHello, NodeHello
 from swarm.core.stats import RequestStatistics
@@ -165,6 +166,8 @@ class Service:
         self.protocol_errors = 0
         self.more_statistics: list[Callable[[], dict[str, Any]]] = []
         """What this kind of node counts besides what all of them do."""
+        self.health_rules: dict[str, HealthRule] = {}
+        """By name; what this kind of node looks at besides what all of them do."""
         self.unfinished_bytes = 0
         """What all connections hold of frames that have not come completely, or were not carried out."""
         self.unfinished_bytes_max = 2 * limits.FRAME_BYTES_MAX

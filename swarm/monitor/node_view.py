@@ -7,7 +7,7 @@ channels are names of channels. What it does not say is 0, or empty.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -100,6 +100,12 @@ class NodeView:
     findings: tuple[tuple[str, str], ...] = ()
     events: tuple[Event, ...] = ()
     channel: Mapping[str, Figures] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, for JSON: hash_range as text, latency_s as [median, 99th percentile]."""
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        told |= {name: dict(told[name]) for name in ("requests", "channel")}
+        return told | {"hash_range": str(self.hash_range) if self.hash_range else None}
 
     def down(self, reason: Reason, error: str) -> "NodeView":
         """The same node, which does not answer."""

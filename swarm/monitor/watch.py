@@ -24,7 +24,7 @@ import anyio
 from swarm.core.async_client import AsyncClient
 from swarm.core.config import Address
 from swarm.core.credentials import CredentialsOption
-from swarm.core.errors import NodeUnreachable, ProtocolError, RequestTimeout, SwarmError, WrongKind
+from swarm.core.errors import NodeUnreachable, ProtocolError, RequestTimeout, SwarmError, WrongKind, not_connected
 from swarm.core.known_nodes import KnownNodes
 from swarm.core.session import NodeHello
 from swarm.dht.hash_range import HASH_MAX, HashRange
@@ -156,6 +156,19 @@ class _NodeClient(AsyncClient):
             [target.address], self.known, timeout=timeout_s, compression=False, credentials=credentials, tls=tls
         )
 
+    async def reached(self) -> None:
+        """Returns when the node is connected. NodeUnreachable as soon as it is known that it is not, and after the
+        timeout: other clients would wait, since somebody wants something done, but here that is the answer."""
+        [connection] = self._connections
+        if not connection.ready and connection.last_error is None:
+            changed = anyio.Event()
+            connection.at_change.add(changed.set)
+            with anyio.move_on_after(self._timeout_s):
+                await changed.wait()
+            connection.at_change.discard(changed.set)
+        if not connection.ready:
+            raise not_connected(connection.last_error)
+
 
 class _WatchedNode:
     def __init__(self, target: Target, client: _NodeClient, samples: int) -> None:
@@ -177,7 +190,7 @@ class _WatchedNode:
 
     async def _ask(self) -> None:
         try:
-            await self._client.ready()
+            await self._client.reached()
             [statistics] = (await self._client.node_statistics()).values()
             self._take(statistics)
         except SwarmError as error:
