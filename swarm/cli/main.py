@@ -19,6 +19,7 @@ from swarm.cli import Failure, WrongCall
 from swarm.core.errors import BadArgument, SwarmError
 
 _COMMANDS = {
+    "dashboard": "Show a whole swarm on a web page.",
     "dht": "Read and write the records of a dht.",
     "dump": "Look into the dumps of a dht node.",
     "logfiles": "Store records with a timestamp, and read ranges of time.",
