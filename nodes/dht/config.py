@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from swarm.core.config import Address, parse_address, parse_fsync_interval, parse_size
+from swarm.core.http import HttpSection
 from swarm.core.limits import KIB, MIB
 from swarm.core.node import LimitsSection, LogsSection
 from swarm.dht.hash_range import HashRange
@@ -51,6 +52,7 @@ class DhtConfig:
     dump: DumpSection = field(default_factory=DumpSection)
     limits: LimitsSection = field(default_factory=LimitsSection)
     logs: LogsSection = field(default_factory=LogsSection)
+    http: HttpSection = field(default_factory=HttpSection)
 
     @property
     def dump_dir(self) -> Path:

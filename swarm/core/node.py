@@ -187,9 +187,9 @@ class Node:
 
     def statistics(self) -> dict[str, Any]:
         """All that the node counts, since it was started; times in seconds, sizes in bytes."""
-        return self._counts() | {"channel": _channel_counts(self.channels.items())}
+        return self.counts() | {"channel": _channel_counts(self.channels.items())}
 
-    def _counts(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         """All but what is counted for each channel."""
         channels, records, record_bytes = self.channels.size()
         return {
@@ -217,6 +217,16 @@ class Node:
             },
         }
 
+    def channel_counts(self) -> Iterator[dict[str, dict[str, Any]]]:
+        """What is counted for each channel, in steps of CHANNELS_PER_STEP."""
+        channels = self.channels.items()
+        while some := list(islice(channels, CHANNELS_PER_STEP)):
+            yield _channel_counts(some)
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop_requested.is_set()
+
     async def _write_stats(self) -> None:
         while True:
             due = trio.current_time() + self._stats_period_s
@@ -231,10 +241,9 @@ class Node:
 
     def _stats_line(self) -> Iterator[str]:
         """What statistics() holds, as it stands in stats.log: made in steps, since a node may have many channels."""
-        yield figures(flatten(self._counts()))
-        channels = self.channels.items()
-        while some := list(islice(channels, CHANNELS_PER_STEP)):
-            yield figures(flatten({"channel": _channel_counts(some)}))
+        yield figures(flatten(self.counts()))
+        for some in self.channel_counts():
+            yield figures(flatten({"channel": some}))
 
     def _write_stats_line(self, parts: Iterable[str]) -> None:
         if self._logs:

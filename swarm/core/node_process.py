@@ -13,6 +13,7 @@ import trio
 
 from swarm.core.config import EX_CONFIG, Address, ConfigError
 from swarm.core.health import disk_nearly_full
+from swarm.core.http import HttpSection, add_http, check_http
 from swarm.core.logs import Logs, open_logs
 from swarm.core.node import (
     LogsSection,
@@ -51,6 +52,9 @@ class NodeConfig(Protocol):
     @property
     def logs(self) -> LogsSection: ...
 
+    @property
+    def http(self) -> HttpSection: ...
+
 
 def exit_with_config_error(program: str, error: ConfigError) -> NoReturn:
     click.echo(f"{program}: {error}", err=True)
@@ -77,6 +81,10 @@ def run_node(
     make_node: loads what the node holds. describe: what is told with its address when it serves.
     """
     try:
+        check_http(config.http)
+    except ConfigError as error:
+        exit_with_config_error(program, error)
+    try:
         with lock_directory(config.node.data):
             _serve(program, config, make_node, describe)
     except NodeError as error:
@@ -102,6 +110,7 @@ def _serve(
             node = make_node(logs)
         node.service.health_rules["disk_nearly_full"] = disk_nearly_full([section.data, directory])
         sock = listen(section.address)
+        add_http(node, config.http)
         told = f"{program} serves on {_bound_address(section.address, sock)}, {describe(node)}, data in {section.data}"
         trio.run(_run, node, sock, told, strict_exception_groups=True)
     except StoppedEarly as name:

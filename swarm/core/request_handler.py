@@ -41,7 +41,7 @@ from swarm.core.framing import Message
 from swarm.core.health import HealthRule
 from swarm.core.protocol import Limits, Request
 from swarm.core.session import LZ4, ClientHello, NodeHello
-from swarm.core.stats import RequestStatistics
+from swarm.core.stats import Metric, RequestStatistics
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,8 @@ class Service:
         self.protocol_errors = 0
         self.more_statistics: list[Callable[[], dict[str, Any]]] = []
         """What this kind of node counts besides what all of them do."""
+        self.metrics: dict[str, Metric] = {}
+        """By name in the statistics, of a channel's behind "channel."; one that is not here is a gauge of that name."""
         self.health_rules: dict[str, HealthRule] = {}
         """By name; what this kind of node looks at besides what all of them do."""
         self.unfinished_bytes = 0

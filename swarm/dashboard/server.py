@@ -1,7 +1,6 @@
 """Serves the page, and the board that it shows, over HTTP.
 
-    serve ─┬─ each second the board takes what the watch has seen
-           └─ a task of Hypercorn's for each connection, CONNECTIONS_MAX at most
+    watch ──► board, each second ──► application ──► HttpServer ──► browsers
 
 A browser asks for /data.json once a second, and names the last tick that it has (board). Nothing is kept for a browser
 between two requests, so none can make this process grow, and one that slept has no stream to mend.
@@ -12,22 +11,14 @@ machine, cannot read the swarm under a name of its own that leads here (DNS rebi
 page load nothing from elsewhere and run no script but its own, even if a text of a node should become markup.
 """
 
-import mimetypes
 import socket
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import PurePosixPath
-from typing import Any, cast
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
@@ -37,22 +28,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from swarm.core.limits import KIB
+from swarm.core.http_server import HttpServer
 from swarm.dashboard.board import INTERVAL_S, Board
 from swarm.monitor import Watch
 
-CONNECTIONS_MAX = 128  # a browser takes up to six while it loads the page, then one
-IDLE_S = 10.0  # a connection without a request, or with one that does not end: the page asks each second
-STALLED_MS = 30_000  # a browser that reads nothing of its answer for so long is gone
-HEAD_BYTES_MAX = 16 * KIB  # of a request: its line and headers
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 5\r\n"
-    b"connection: close\r\ncontent-length: %d\r\n\r\n%b"
-)
-_FULL_TEXT = f"the dashboard has {CONNECTIONS_MAX} connections already, the most it takes; try again later\n".encode()
-
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _HEADERS = {
     "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -71,7 +53,7 @@ async def serve(sock: socket.socket, board: Board, watch: Watch, hosts: Sequence
     app = make_app(board, hosts)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_look, watch, board)
-        await _serve_connections(sock, app)
+        await HttpServer(app, sock).run()
 
 
 async def _look(watch: Watch, board: Board) -> None:
@@ -119,7 +101,7 @@ def _read_static() -> dict[str, tuple[bytes, str]]:
             if each.is_dir():
                 read(each, path)
             else:
-                found[str(path)] = each.read_bytes(), mimetypes.guess_type(each.name)[0] or "text/plain"
+                found[str(path)] = each.read_bytes(), _TYPES.get(path.suffix, "text/plain")
 
     read(resources.files("swarm.dashboard") / "static", PurePosixPath())
     return found
@@ -136,42 +118,3 @@ class _SafeHeaders:
             await send(message)
 
         await self._app(scope, receive, send_safely)
-
-
-# The connections.
-
-
-async def _serve_connections(sock: socket.socket, app: ASGIApp) -> None:
-    """As hypercorn.trio.serve does for an application without a lifespan; that has no bound for connections."""
-    if sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)  # connections inherit it
-    config = Config()
-    config.keep_alive_timeout = IDLE_S
-    config.h11_max_incomplete_size = HEAD_BYTES_MAX
-    config.include_server_header = False
-    context = WorkerContext(None)
-    wrapped = ASGIWrapper(cast("Any", app))  # both name the messages of ASGI by types of their own
-    connections: set[trio.SocketStream] = set()
-
-    async def serve_one(stream: trio.SocketStream) -> None:
-        if len(connections) >= CONNECTIONS_MAX:
-            await _refuse(stream)
-            return
-        connections.add(stream)
-        try:
-            await TCPServer(wrapped, config, context, ConnectionState({}), cast("Any", stream))
-        finally:
-            connections.remove(stream)
-
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-    try:
-        await trio.serve_listeners(serve_one, [listener])
-    finally:
-        for stream in connections:  # Hypercorn shields what it sends: a browser that does not read must not keep us
-            stream.socket.close()
-
-
-async def _refuse(stream: trio.SocketStream) -> None:
-    async with stream:
-        with suppress(trio.BrokenResourceError):
-            await stream.send_all(_FULL % (len(_FULL_TEXT), _FULL_TEXT))

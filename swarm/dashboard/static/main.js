@@ -1,5 +1,5 @@
-// Asks the server for what is new, once a second, and draws it. When no answer comes it says so, keeps what it has, and
-// asks again until one does; a page that comes back from sleep asks at once.
+// Asks the server for what is new, once a second, and draws it. When no answer comes, twice in a row, it says so, keeps
+// what it has, and asks again until one does; a page that comes back from sleep asks at once.
 
 import { Charts } from "./charts.js";
 import { setAttribute, setText } from "./elements.js";
@@ -11,11 +11,13 @@ import { drawFindings, drawTiles, problemsOf } from "./whole.js";
 
 const TIMEOUT_MS = 5000;
 const RETRY_MS = 1000;
+const SECOND_TRY_MS = 200; // the server closes connections from time to time, perhaps just when a request comes
 
 const history = new History();
 const charts = new Charts(history);
 let wake = () => {};
 let answered_ms = null;
+let failures = 0; // since the last answer
 
 async function ask() {
   const response = await fetch(`data.json?${history.query}`, { signal: AbortSignal.timeout(TIMEOUT_MS), cache: "no-store" });
@@ -109,13 +111,15 @@ for (;;) {
   try {
     answer = await ask();
   } catch (error) {
-    lost(error);
+    failures += 1;
+    if (failures > 1) lost(error);
   }
   if (answer) {
     answered_ms = Date.now();
+    failures = 0;
     draw(answer);
     connected(answer.now?.at_s);
   }
-  const interval_ms = answer?.now ? answer.interval_s * 1000 : RETRY_MS;
+  const interval_ms = answer?.now ? answer.interval_s * 1000 : failures === 1 ? SECOND_TRY_MS : RETRY_MS;
   await pause(Math.max(interval_ms - (performance.now() - begun_ms), 100));
 }

@@ -3,8 +3,6 @@
 import { element, keep, setAttribute, setText } from "./elements.js";
 import { bytes, count, milliseconds, percent, rate, short, UNKNOWN } from "./format.js";
 
-const LAG_MS = 100; // above it a node has more to do than it can
-
 export function drawTiles(now) {
   const up = now.nodes.filter((node) => node.up);
   const sum = (name) => up.reduce((total, node) => total + (node[name] ?? 0), 0);
@@ -44,9 +42,6 @@ export function problemsOf(now, names) {
   }
   for (const { node, rule, text } of now.findings.first) found.push({ state: "warn", where: names[node], text, hint: rule });
   if (now.findings.others) found.push({ state: "warn", where: "and", text: `${count(now.findings.others)} findings more` });
-  now.nodes.forEach((node, number) => {
-    if (node.up && !node.findings && node.lag_ms > LAG_MS) found.push({ state: "warn", where: names[number], text: `its loop lags ${milliseconds(node.lag_ms)} behind` });
-  });
   return found;
 }
 
