@@ -56,9 +56,10 @@ def dashboard(watched: Watched, address: Address, allow_open_network: bool) -> N
         from swarm.dashboard.board import Board
         from swarm.dashboard.server import LOOPBACK_NAMES, serve
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "hypercorn"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("starlette", "hypercorn"):
             raise
-        raise Failure(f"the dashboard needs {error.name}: pip install 'swarm[http]'") from error
+        raise Failure(f"the dashboard needs {package}: pip install 'swarm[http]'") from error
     logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is on the page
     try:
         sock = listen(address)

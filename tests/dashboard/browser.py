@@ -61,7 +61,10 @@ class Browser:
 
     def text(self, selector: str) -> str:
         """Of the first element that matches, as people see it; empty if there is none."""
-        shown: str = self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
+        script = (
+            "const found = document.querySelector(arguments[0]); return found?.innerText ?? found?.textContent ?? ''"
+        )
+        shown: str = self.run(script, selector)
         return shown
 
     def wait_for(self, script: str, *arguments: object) -> Any:
