@@ -21,6 +21,7 @@ from swarm.core.errors import BadArgument, SwarmError
 _COMMANDS = {
     "dashboard": "Show a whole swarm on a web page.",
     "dht": "Read and write the records of a dht.",
+    "doctor": "Look whether a swarm is well, and what to do where it is not.",
     "dump": "Look into the dumps of a dht node.",
     "logfiles": "Store records with a timestamp, and read ranges of time.",
     "queue": "Put records into queues, and take them out.",

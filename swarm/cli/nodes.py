@@ -57,7 +57,7 @@ def takes_nodes(make: Callable[..., BlockingClient], variable: str, written_by_u
         )
         @click.option(
             "--timeout",
-            callback=parsed_by(_parse_timeout),
+            callback=parsed_by(parse_timeout),
             metavar="DURATION",
             default="5s",
             show_default=True,
@@ -74,7 +74,7 @@ def takes_nodes(make: Callable[..., BlockingClient], variable: str, written_by_u
     return decorate
 
 
-def _parse_timeout(text: str) -> float:
+def parse_timeout(text: str) -> float:
     timeout_s = parse_duration(text)
     if timeout_s <= 0:
         raise ValueError("a timeout is longer than 0")

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swarm.cli.terminal import format_bytes
-from swarm.core.node import OVERLOAD_LAG_S
+from swarm.core.health import LAG_S_MAX
 from swarm.core.stats import BOUNDS_S
 from swarm.monitor import NodeView, Reason
 
@@ -120,7 +120,7 @@ def _cells(view: NodeView) -> dict[str, Text]:
         "bytes": Text(format_bytes(view.bytes)),
         "conns": Text(f"{view.connections:,}"),
         "memory": _memory(view),
-        "lag": Text(format_seconds(view.lag_s), "red" if view.lag_s > OVERLOAD_LAG_S else ""),
+        "lag": Text(format_seconds(view.lag_s), "red" if view.lag_s > LAG_S_MAX else ""),
         "errors": Text(f"{view.errors:,}"),
     }
     if view.requests_per_s is not None:

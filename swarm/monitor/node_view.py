@@ -144,7 +144,7 @@ class NodeView:
             fullest=_fullest(channel),
             dump_age_s=None if dump_age is None else _number(statistics, "dump_age_s", 0.0),
             errors=_number(statistics, "protocol_errors", 0)
-            + sum(_number(each, "failed", 0) for _, each in _requests(statistics)),
+            + sum(_number(each, "failed", 0) for name, each in _requests(statistics) if name not in OWN_REQUESTS),
             channel=MappingProxyType(channel),
         )
 

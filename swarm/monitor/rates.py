@@ -8,7 +8,7 @@ from swarm.core.stats import BOUNDS_S, BUCKET_NAMES
 SHORTEST_S = BOUNDS_S[0] / 10
 """Where the first bucket of the histogram is taken to begin: as with the others, its end is ten times that."""
 
-OWN_REQUESTS = frozenset({"authenticate", "stats", "health", "events"})
+OWN_REQUESTS = frozenset({"stats", "health", "events"})
 """What asking for figures takes. It is no load, so it is not counted."""
 
 

@@ -21,19 +21,31 @@ from typing import Any
 
 import anyio
 
+from swarm.core import protocol
 from swarm.core.async_client import AsyncClient
+from swarm.core.client_session import Call, Steps
 from swarm.core.config import Address
 from swarm.core.credentials import CredentialsOption
 from swarm.core.errors import NodeUnreachable, ProtocolError, RequestTimeout, SwarmError, WrongKind, not_connected
 from swarm.core.known_nodes import KnownNodes
+from swarm.core.protocol import Request, brief
 from swarm.core.session import NodeHello
 from swarm.dht.hash_range import HASH_MAX, HashRange
-from swarm.monitor.node_view import NAME_LENGTH_MAX, NodeView, Reason, counters, printable
+from swarm.monitor.node_view import (
+    NAME_LENGTH_MAX,
+    NodeView,
+    Reason,
+    counters,
+    printable,
+    read_events,
+    read_findings,
+)
 from swarm.monitor.rates import Counters, rates
 
 __all__ = ["KINDS", "NodeView", "Reason", "Sample", "Target", "Watch"]
 
 KINDS = ("dht", "queue", "logfiles")
+QUESTIONS = (protocol.STATS, protocol.HEALTH, protocol.EVENTS)
 NODES_MAX = 1024  # watched at a time: each has a connection, with a buffer of 256 KiB, and a history
 INTERVAL_S = 1.0  # between two questions to a node
 TIMEOUT_S = 2.0  # of each question, connecting included: longer, and the node is shown as down
@@ -152,11 +164,29 @@ class _NodeClient(AsyncClient):
     ) -> None:
         self.kind = target.kind
         self.known = _KnownNode([str(target.address)])
+        self._refused: set[Request] = set()
+        """By the node of this hello: one that is connected anew may be another, or have got another configuration."""
+        self._refused_by: NodeHello | None = None
         super().__init__(
             [target.address], self.known, timeout=timeout_s, compression=False, credentials=credentials, tls=tls
         )
 
-    async def reached(self) -> None:
+    async def ask(self) -> list[Any]:
+        """What the node answers to QUESTIONS, in their order and as it came; an empty array for what it refuses, since
+        it is of another version or the client has no permission. Raises SwarmError."""
+        await self._reached()
+        hello = self.known.hello
+        if hello is not self._refused_by:
+            self._refused, self._refused_by = set(), hello
+        answers = await self._run(_ask_one([each for each in QUESTIONS if each not in self._refused]))
+        for question, answer in answers.items():
+            if isinstance(answer, SwarmError):
+                if question == protocol.STATS or answer.fault != "client":
+                    raise answer
+                self._refused.add(question)  # to ask every second would be a failed request every second
+        return [[] if each in self._refused else answers[each] for each in QUESTIONS]
+
+    async def _reached(self) -> None:
         """Returns when the node is connected. NodeUnreachable as soon as it is known that it is not, and after the
         timeout: other clients would wait, since somebody wants something done, but here that is the answer."""
         [connection] = self._connections
@@ -168,6 +198,12 @@ class _NodeClient(AsyncClient):
             connection.at_change.discard(changed.set)
         if not connection.ready:
             raise not_connected(connection.last_error)
+
+
+def _ask_one(questions: list[Request]) -> Steps[dict[Request, Any]]:
+    """Sends them together, to the only node."""
+    answers = yield [Call(0, question, ()) for question in questions]
+    return dict(zip(questions, answers, strict=True))
 
 
 class _WatchedNode:
@@ -190,16 +226,16 @@ class _WatchedNode:
 
     async def _ask(self) -> None:
         try:
-            await self._client.reached()
-            [statistics] = (await self._client.node_statistics()).values()
+            statistics, health, events = await self._client.ask()
             self._take(statistics)
+            self.view = replace(self.view, findings=read_findings(health), events=read_events(events))
         except SwarmError as error:
             self._before = None
             self.view = self.view.down(_reason(error), _text(error))
 
-    def _take(self, statistics: Mapping[str, Any]) -> None:
+    def _take(self, statistics: object) -> None:
         if not isinstance(statistics, Mapping):
-            raise ProtocolError("the node's statistics are no map")
+            raise ProtocolError(f"the node's statistics are no map, but {brief(statistics)}")
         now = counters(statistics, anyio.current_time())
         view = self.view.answered(statistics, rates(self._before, now))
         known = self._client.known
@@ -229,8 +265,14 @@ def _text(error: SwarmError) -> str:
     return why.text if isinstance(why, SwarmError) else str(why)
 
 
+_REASONS = {37: Reason.CREDENTIALS, 38: Reason.CREDENTIALS, 39: Reason.TLS}
+"""By the error's code on the wire: not authenticated, not allowed, TLS failed."""
+
+
 def _reason(error: SwarmError) -> Reason:
     match why := _why(error):
+        case SwarmError() if why.code in _REASONS:
+            return _REASONS[why.code]
         case ConnectionRefusedError() | FileNotFoundError():  # no file: of a Unix socket
             return Reason.REFUSED
         case ssl.SSLError():

@@ -24,7 +24,7 @@ from swarm.dht.hash_range import HashRange
 from swarm.monitor import NodeView, Reason
 from swarm.testing import DhtProcess, LogfilesProcess, QueueProcess
 from tests.cli.commands import SWARM, swarm
-from tests.monitor.hostile import hostile_node
+from tests.monitor.hostile import for_stats, hostile_node
 from tests.waiting import PATIENCE_S, wait_until
 
 NOWHERE = "127.0.0.1:1"
@@ -191,8 +191,8 @@ def test_nothing_that_a_node_sends_reaches_the_terminal_raw() -> None:
     evil = "\x1b]0;owned\x07\x1b[2J\u202e[red]\r\n"
     with (
         hostile_node("dht", lambda code: ValueError(evil)) as refuses,
-        hostile_node("dht", lambda code: {"channel": {evil: {}}, "request": {evil: {}}}) as lies,
-        hostile_node("dht", lambda code: {"request": {evil: {"handled": 1}}}, software=evil) as boasts,
+        hostile_node("dht", for_stats({"channel": {evil: {}}, "request": {evil: {}}})) as lies,
+        hostile_node("dht", for_stats({"request": {evil: {"handled": 1}}}), software=evil) as boasts,
     ):
         options = ("--once", *FAST, "--dht", f"{refuses},{lies},{boasts}")
         for format_option in ((), ("--json",)):

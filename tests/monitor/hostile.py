@@ -9,7 +9,9 @@ from typing import Any
 
 import msgpack
 
+STATS, HEALTH, EVENTS = 4, 10, 11
 DONE, OTHER_ERROR = 0, 99
+UNKNOWN = LookupError("unknown request")
 LIMITS = {"value_bytes": 2**24, "key_bytes": 480, "batch_bytes": 2**18, "batch_records": 1024, "streams": 64}
 
 
@@ -72,6 +74,11 @@ def _receive(connection: socket.socket) -> bytes:
         return connection.recv(65536)
     except OSError:
         return b""
+
+
+def for_stats(statistics: object) -> Callable[[int], object]:
+    """Answers what asks for statistics, and nothing else."""
+    return lambda code: statistics if code == STATS else UNKNOWN
 
 
 def _send(connection: socket.socket, data: bytes) -> None:

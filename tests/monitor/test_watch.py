@@ -11,13 +11,15 @@ from typing import Any
 import anyio
 import pytest
 
+from nodes.dht.config import DhtConfig, NodeSection
 from swarm import __version__
 from swarm.blocking import DhtClient, QueueClient
 from swarm.core.config import Address, parse_address
+from swarm.core.limits import MIB
 from swarm.dht.hash_range import HashRange
 from swarm.monitor import NodeView, Reason, Target, Watch
 from swarm.testing import DhtProcess, LogfilesProcess, QueueProcess
-from tests.monitor.hostile import hello, hostile_node
+from tests.monitor.hostile import EVENTS, HEALTH, STATS, UNKNOWN, for_stats, hello, hostile_node
 from tests.waiting import PATIENCE_S
 
 LOOK_S = 0.05
@@ -216,7 +218,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("statistics", HOSTILE.values(), ids=HOSTILE)
 async def test_statistics_that_are_none_are_an_error_of_the_node(statistics: object) -> None:
-    with hostile_node("dht", lambda code: statistics) as address:
+    with hostile_node("dht", for_stats(statistics)) as address:
         async with watching(target("dht", address)) as watch:
             [view] = watch.views()
     assert (view.state, view.reason) == ("down", Reason.PROTOCOL)
@@ -226,13 +228,13 @@ async def test_statistics_that_are_none_are_an_error_of_the_node(statistics: obj
 
 
 async def test_an_answer_that_cannot_be_decoded_is_an_error_of_the_node() -> None:
-    with hostile_node("dht", lambda code: {"channel": {5: {}}}) as address:
+    with hostile_node("dht", for_stats({"channel": {5: {}}})) as address:
         async with watching(target("dht", address), timeout_s=0.5) as watch:
             assert watch.views()[0].state == "down"
 
 
 async def test_what_a_node_calls_itself_is_printable_and_short() -> None:
-    with hostile_node("dht", lambda code: {}, software="\x1b[2J" + "x" * 10_000) as address:
+    with hostile_node("dht", for_stats({}), software="\x1b[2J" + "x" * 10_000) as address:
         async with watching(target("dht", address)) as watch:
             [view] = watch.views()
     assert view.state == "up"
@@ -248,17 +250,83 @@ async def test_an_error_of_the_node_is_printable() -> None:
 
 async def test_a_node_of_another_version_lacks_figures_and_has_others() -> None:
     statistics = {"records": 5, "invention": {"deep": ["x"]}, "channel": {"a": {"records": 5, "new": 1, "odd": "x"}}}
-    with hostile_node("queue", lambda code: statistics) as address:
+    with hostile_node("queue", for_stats(statistics)) as address:
         async with watching(target("queue", address)) as watch:
             [view] = watch.views()
     assert (view.state, view.records, view.bytes, view.fullest) == ("up", 5, 0, ())
     assert view.channel == {"a": {"records": 5, "new": 1}}
 
 
+async def test_what_its_health_rules_find(tmp_path: Path) -> None:
+    config = DhtConfig(node=NodeSection(memory_limit=2 * MIB))
+    with DhtProcess(tmp_path, config) as node, DhtClient(node.address) as dht:
+        for number in range(11):
+            dht.put("channel", f"key {number}", b"x" * 180_000)
+        async with watching(target("dht", node.address)) as watch:
+            view = watch.views()[0]
+            assert [rule for rule, _ in view.findings] == ["memory_nearly_full"]
+            assert "% of memory_limit" in view.findings[0][1]
+            assert view.memory_used > 0.9 * view.memory_limit
+            node.kill()
+            down = await view_that(watch, lambda view: view.state == "down")
+            assert down.findings == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (HEALTH, "\x1b[2J"),
+        (HEALTH, [5]),
+        (HEALTH, [["rule"]]),
+        (HEALTH, [["rule", 5]]),
+        (HEALTH, {"a": 1}),
+        (EVENTS, None),
+        (EVENTS, [[1.5, "WARNING"]]),
+        (EVENTS, [["now", "WARNING", "text"]]),
+        (EVENTS, [[float("nan"), "WARNING", "text"]]),
+        (EVENTS, [[-1, "WARNING", "text"]]),
+    ],
+)
+async def test_findings_and_events_that_are_none_are_an_error_of_the_node(code: int, said: object) -> None:
+    with hostile_node("dht", lambda asked: said if asked == code else {} if asked == STATS else []) as address:
+        async with watching(target("dht", address)) as watch:
+            [view] = watch.views()
+    assert (view.state, view.reason) == ("down", Reason.PROTOCOL)
+    assert view.error is not None
+    assert view.error.isprintable()
+
+
+async def test_findings_and_events_are_printable_and_bounded() -> None:
+    evil = "\x1b[2J\r\n" + "x" * 10_000
+    answers = {STATS: {}, HEALTH: [[evil, evil]] * 1000, EVENTS: [[5, evil, evil]] * 1000}
+    with hostile_node("dht", lambda code: answers[code]) as address:
+        async with watching(target("dht", address)) as watch:
+            [view] = watch.views()
+    assert (len(view.findings), len(view.events)) == (64, 50)
+    for texts in (*view.findings, *(event[1:] for event in view.events)):
+        assert all(text.isprintable() and len(text) < 400 for text in texts)
+
+
+async def test_what_a_node_refuses_is_not_asked_again_on_this_connection() -> None:
+    asked: list[int] = []
+
+    def answer(code: int) -> object:
+        asked.append(code)
+        return {} if code == STATS else UNKNOWN
+
+    with hostile_node("dht", answer) as address:
+        async with watching(target("dht", address)) as watch:
+            await view_that(watch, lambda view: asked.count(STATS) >= 3)
+            assert watch.views()[0].state == "up"
+    assert (asked.count(HEALTH), asked.count(EVENTS)) == (1, 1)
+
+
 async def test_counters_that_go_backwards_give_no_negative_rate() -> None:
     counts = iter([100, 50, 7, 7, 3, *[10] * 10_000])
 
     def answer(code: int) -> object:
+        if code != STATS:
+            return UNKNOWN
         count = next(counts)
         return {"uptime_s": 5.0, "request": {"get": {"handled": count, "times": {"10us": count}}}}
 
@@ -271,7 +339,7 @@ async def test_counters_that_go_backwards_give_no_negative_rate() -> None:
 
 
 async def test_the_history_is_bounded() -> None:
-    with hostile_node("dht", lambda code: {}) as address:
+    with hostile_node("dht", for_stats({})) as address:
         watch = Watch([target("dht", address)], interval_s=0.001, history_s=0.01)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.run)
