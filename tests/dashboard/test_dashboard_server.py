@@ -41,7 +41,7 @@ def test_it_shows_what_nodes_hold_and_do(tmp_path: Path) -> None:
         ):
             writer.put_many("words", {f"key {number}": b"value" for number in range(300)})
             pusher.push("mail", b"record")
-            wait_until(lambda: dashboard.node(0)["records"] + dashboard.node(1)["records"] == 300)
+            wait_until(lambda: dashboard.node(0).get("records", 0) + dashboard.node(1).get("records", 0) == 300)
             dashboard.wait_for_node(2, kind="queue", up=True, records=1)
             now = dashboard.data()["now"]
             assert [each["share"] for each in now["ring"]["arcs"]] == [0.5, 0.5]

@@ -216,6 +216,10 @@ def test_nothing_has_to_be_scrolled_sideways(size: tuple[int, int], browser: Bro
         show(browser, url)
         browser.run("document.querySelector('details').open = true")
         browser.wait_for("return document.querySelector('#charts-table tbody tr')")
+        past = (
+            "[...document.querySelectorAll('main *')].filter((each) => each.getBoundingClientRect().right > innerWidth)"
+        )
+        assert browser.run(f"return {past}.map((each) => each.outerHTML.slice(0, 90))") == []
         assert browser.run("return document.documentElement.scrollWidth") == size[0]
         wide = "[...document.querySelectorAll('.card')].filter((each) => each.scrollWidth > each.clientWidth)"
         assert browser.run(f"return {wide}.map((each) => each.id)") == []
