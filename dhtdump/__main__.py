@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from dhtdump.schedule import NODE_TIMEOUT_S, Schedule
 from swarm import __version__
 from swarm.core.command_line import parsed_by
 from swarm.core.config import EX_CONFIG, Address, ConfigError, load, override, parse_address
+from swarm.core.credentials import read_credentials
 from swarm.core.errors import SwarmError
 from swarm.core.logs import Logs, open_logs
 from swarm.core.node import NodeError, lock_directory, prepare_process
@@ -29,12 +31,18 @@ log = logging.getLogger("dhtdump")
     "--config", "config_file", type=click.Path(path_type=Path), help="INI file (etc/swarm/dhtdump.ini shows every key)."
 )
 @click.option("--node", callback=parsed_by(parse_address), metavar="HOST:PORT", help="The node.  [127.0.0.1:10001]")
+@click.option("--credentials", metavar="FILE", help="Its name and key, where the node asks for a login.")
 @click.option("--dump-dir", type=click.Path(path_type=Path), help="Where dumps are written.  [dht-data/dump]")
 @click.option("--period", callback=parsed_by(parse_period), metavar="DURATION", help="From dump to dump.  [6h]")
 @click.option("--oneshot", is_flag=True, help="One dump, at once; exit status 1 if it fails.")
 @click.version_option(__version__, prog_name="dhtdump")
 def main(
-    config_file: Path | None, node: Address | None, dump_dir: Path | None, period: float | None, oneshot: bool
+    config_file: Path | None,
+    node: Address | None,
+    credentials: str | None,
+    dump_dir: Path | None,
+    period: float | None,
+    oneshot: bool,
 ) -> None:
     """Writes what a dht node holds to disk, again and again, for the node to start from.
 
@@ -42,13 +50,16 @@ def main(
     """
     try:
         config = load(DumpConfig, config_file)
+        given = override(config.dump, node=node, credentials=credentials, dump_dir=dump_dir, period=period)
+        config = replace(config, dump=given)
+        read_credentials(config.dump.credentials or None)  # a mistake in it is told before anything is done
+        tls = config.tls.context()
     except ConfigError as error:
         click.echo(f"dhtdump: {error}", err=True)
         sys.exit(EX_CONFIG)
-    config = replace(config, dump=override(config.dump, node=node, dump_dir=dump_dir, period=period))
     try:
         with lock_directory(config.dump.dump_dir, "dump directory"):
-            failed = _dump(config, oneshot)
+            failed = _dump(config, tls, oneshot)
     except NodeError as error:
         failed = str(error)
     if failed is not None:
@@ -56,7 +67,7 @@ def main(
         sys.exit(1)
 
 
-def _dump(config: DumpConfig, oneshot: bool) -> str | None:
+def _dump(config: DumpConfig, tls: ssl.SSLContext | None, oneshot: bool) -> str | None:
     """Runs until a signal, or once; why it failed."""
     directory = Path(config.logs.directory) if config.logs.directory else config.dump.dump_dir
     shown = oneshot and sys.stderr.isatty()
@@ -65,7 +76,7 @@ def _dump(config: DumpConfig, oneshot: bool) -> str | None:
     except OSError as error:
         raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
     try:
-        return trio.run(_run, config, logs, oneshot, shown, strict_exception_groups=True)
+        return trio.run(_run, config, tls, logs, oneshot, shown, strict_exception_groups=True)
     except Exception:
         log.exception("dhtdump crashed")
         raise
@@ -73,11 +84,12 @@ def _dump(config: DumpConfig, oneshot: bool) -> str | None:
         logs.close()
 
 
-async def _run(config: DumpConfig, logs: Logs, oneshot: bool, shown: bool) -> str | None:
+async def _run(config: DumpConfig, tls: ssl.SSLContext | None, logs: Logs, oneshot: bool, shown: bool) -> str | None:
     prepare_process()
     failed: str | None = "stopped before the dump was complete" if oneshot else None
     async with trio.open_nursery() as nursery:
-        async with DumpClient(str(config.dump.node), timeout=NODE_TIMEOUT_S) as client:
+        node, credentials = str(config.dump.node), config.dump.credentials or None
+        async with DumpClient(node, timeout=NODE_TIMEOUT_S, credentials=credentials, tls=tls) as client:
             schedule = Schedule(config.dump, client, logs, once=oneshot)
             await nursery.start(_handle_signals, logs, nursery.cancel_scope, schedule.begin_now)
             log.info("dumps %s to %s", config.dump.node, config.dump.dump_dir)

@@ -8,6 +8,7 @@ from swarm.core.config import Address, parse_address, parse_fsync_interval, pars
 from swarm.core.http import HttpSection
 from swarm.core.limits import KIB, MIB
 from swarm.core.node import LimitsSection, LogsSection
+from swarm.core.tls import TlsSection
 from swarm.dht.hash_range import HashRange
 
 
@@ -17,6 +18,8 @@ class NodeSection:
     data: Path = Path("dht-data")
     hash_range: Annotated[HashRange, HashRange.parse] = HashRange()
     memory_limit: Annotated[int, parse_size] = 0
+    credentials: str = ""
+    """Empty: nobody has to log in."""
     allow_open_network: bool = False
 
 
@@ -51,6 +54,7 @@ class DhtConfig:
     journal: JournalSection = field(default_factory=JournalSection)
     dump: DumpSection = field(default_factory=DumpSection)
     limits: LimitsSection = field(default_factory=LimitsSection)
+    tls: TlsSection = field(default_factory=TlsSection)
     logs: LogsSection = field(default_factory=LogsSection)
     http: HttpSection = field(default_factory=HttpSection)
 

@@ -12,6 +12,7 @@ from swarm.core.config import Address, parse_address, parse_duration, parse_fsyn
 from swarm.core.http import HttpSection
 from swarm.core.limits import MIB
 from swarm.core.node import LimitsSection, LogsSection
+from swarm.core.tls import TlsSection
 
 TAIL_MEMORY_MIN = 64 * MIB  # two requests of the largest size, in memory
 UNLIMITED = "unlimited"
@@ -53,6 +54,8 @@ def _parse_max_bytes(text: str) -> float:
 class NodeSection:
     address: Annotated[Address, parse_address] = Address("127.0.0.1", 10201)
     data: Path = Path("logfiles-data")
+    credentials: str = ""
+    """Empty: nobody has to log in."""
     allow_open_network: bool = False
 
 
@@ -92,6 +95,7 @@ class LogfilesConfig:
     store: StoreSection = field(default_factory=StoreSection)
     channel: Mapping[Annotated[str, parse_pattern], ChannelSection] = field(default_factory=dict)
     limits: LimitsSection = field(default_factory=LimitsSection)
+    tls: TlsSection = field(default_factory=TlsSection)
     logs: LogsSection = field(default_factory=LogsSection)
     http: HttpSection = field(default_factory=HttpSection)
 

@@ -11,6 +11,7 @@ from swarm.core.config import Address, parse_address, parse_fsync_interval, pars
 from swarm.core.http import HttpSection
 from swarm.core.limits import KIB, MIB
 from swarm.core.node import LimitsSection, LogsSection, count_up_to
+from swarm.core.tls import TlsSection
 
 GIB = 1024 * MIB
 RING_BYTES_MIN = 64 * KIB  # a file, a mapping and a page of header belong to each
@@ -29,6 +30,8 @@ def _parse_ring_bytes(text: str) -> int:
 class NodeSection:
     address: Annotated[Address, parse_address] = Address("127.0.0.1", 10101)
     data: Path = Path("queue-data")
+    credentials: str = ""
+    """Empty: nobody has to log in."""
     allow_open_network: bool = False
 
 
@@ -57,6 +60,7 @@ class QueueConfig:
     queue: QueueSection = field(default_factory=QueueSection)
     channel: Mapping[Annotated[str, parse_pattern], ChannelSection] = field(default_factory=dict)
     limits: LimitsSection = field(default_factory=LimitsSection)
+    tls: TlsSection = field(default_factory=TlsSection)
     logs: LogsSection = field(default_factory=LogsSection)
     http: HttpSection = field(default_factory=HttpSection)
 

@@ -16,15 +16,18 @@ import click
 
 from swarm import __version__
 from swarm.cli import Failure, WrongCall
+from swarm.core.config import ConfigError
 from swarm.core.errors import BadArgument, SwarmError
 
 _COMMANDS = {
+    "credentials": "Say who may log in to nodes, and what each may do.",
     "dashboard": "Show a whole swarm on a web page.",
     "dht": "Read and write the records of a dht.",
     "doctor": "Look whether a swarm is well, and what to do where it is not.",
     "dump": "Look into the dumps of a dht node.",
     "logfiles": "Store records with a timestamp, and read ranges of time.",
     "queue": "Put records into queues, and take them out.",
+    "stats": "Read a stats.log back, as a table or drawn.",
     "top": "Look at all nodes of a swarm, live.",
     "up": "Run a swarm on this machine.",
 }
@@ -57,6 +60,8 @@ class _Swarm(click.Group):
                 sys.stdout.flush()
         except SwarmError as error:
             raise (WrongCall if isinstance(error, BadArgument) else Failure)(str(error)) from error
+        except ConfigError as error:
+            raise WrongCall(str(error)) from error
         except KeyboardInterrupt:
             _die_by(signal.SIGINT)
         except BrokenPipeError:

@@ -40,6 +40,13 @@ def format_bytes(size: float) -> str:
     return f"{size:,.1f} TiB"
 
 
+def format_number(value: float) -> str:
+    """With commas; what is not whole with four digits or so."""
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
 def confirmed(question: str) -> bool:
     click.echo(f"{question} [y/N] ", err=True, nl=False)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -11,6 +12,7 @@ from typing import Any
 import click
 import trio
 
+from swarm.cli.nodes import Tls, takes_credentials, takes_tls
 from swarm.core.nodes_file import node_addresses
 from swarm.monitor import KINDS, Target, Watch
 from swarm.monitor.watch import NODES_MAX
@@ -28,20 +30,25 @@ class Watched:
     """The nodes, and how they are reached."""
 
     targets: tuple[Target, ...]
+    credentials: Path | None
+    tls: ssl.SSLContext | None
 
     def watch(self, **options: Any) -> Watch:
-        """options: as those of Watch."""
-        return Watch(self.targets, **options)
+        """options: others of Watch. BadArgument where the credentials cannot be used."""
+        return Watch(self.targets, credentials=self.credentials, tls=self.tls, **options)
 
 
 def takes_watched(function: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options that name all nodes of a swarm; its first argument is the Watched that they name."""
+    """Gives a command the options that name all nodes of a swarm; it is called with what they name as `watched`."""
 
     @wraps(function)
-    def command(*, data: Path | None, **others: Any) -> None:
+    def command(*arguments: Any, data: Path | None, credentials: Path | None, tls: Tls, **others: Any) -> None:
         named = {kind: others.pop(f"{kind}_addresses") for kind in KINDS}
         files = {kind: others.pop(f"{kind}_file") for kind in KINDS}
-        function(Watched(_targets(named, files, data)), **others)
+        watched = Watched(_targets(named, files, data), credentials, tls.context())
+        function(*arguments, watched=watched, **others)
+
+    decorated = takes_credentials(takes_tls(command))
 
     option = click.option(
         "--data",
@@ -50,21 +57,21 @@ def takes_watched(function: Callable[..., None]) -> Callable[..., None]:
         help=f"Data directory of `swarm up`, whose nodes files name the nodes where no option does.  [{DATA}]",
     )
     for kind in reversed(KINDS):
-        command = click.option(
+        decorated = click.option(
             f"--{kind}-nodes",
             f"{kind}_file",
             type=click.Path(path_type=Path),
             metavar="FILE",
             help=f"File that names the {kind} nodes, HOST:PORT a line.",
-        )(command)
-        command = click.option(
+        )(decorated)
+        decorated = click.option(
             f"--{kind}",
             f"{kind}_addresses",
             multiple=True,
             metavar="HOST:PORT",
             help=f"A {kind} node, or several with commas between; may be repeated.",
-        )(command)
-    return option(command)
+        )(decorated)
+    return option(decorated)
 
 
 def _targets(named: dict[str, tuple[str, ...]], files: dict[str, Path | None], data: Path | None) -> tuple[Target, ...]:

@@ -14,7 +14,16 @@ import anyio.abc
 
 from swarm.core import limits, operations, protocol
 from swarm.core.async_connection import Connection
-from swarm.core.client_session import WAIT_FOR_NODES, Call, FirstOf, Result, Steps, describe, result_of
+from swarm.core.client_session import (
+    WAIT_FOR_NODES,
+    Call,
+    FirstOf,
+    Result,
+    Steps,
+    check_not_refused,
+    describe,
+    result_of,
+)
 from swarm.core.config import Address
 from swarm.core.connection_settings import ConnectionSettings
 from swarm.core.credentials import CredentialsOption, read_credentials
@@ -61,6 +70,8 @@ class AsyncClient:
         self._connections = [
             Connection(address, settings, reach, self._hello_handler(number)) for number, address in enumerate(nodes)
         ]
+        for connection in self._connections:
+            connection.at_change.add(self._look_for_refusal)
         self._statistics: dict[int, RequestStatistics] = {}
         self._node_came: anyio.Event | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -70,11 +81,19 @@ class AsyncClient:
     def _hello_handler(self, number: int) -> Callable[[NodeHello], None]:
         def handle(hello: NodeHello) -> None:
             self._known.learn(number, hello)
-            if self._node_came is not None:
-                self._node_came.set()
-                self._node_came = anyio.Event()
+            self._tell_of_node()
 
         return handle
+
+    def _look_for_refusal(self) -> None:
+        if any(connection.refused for connection in self._connections):
+            self._tell_of_node()
+
+    def _tell_of_node(self) -> None:
+        """A node was reached, or one of the two has refused the other."""
+        if self._node_came is not None:
+            self._node_came.set()
+            self._node_came = anyio.Event()
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
@@ -236,7 +255,7 @@ class AsyncClient:
 
     async def _wait_ready(self, connection: Connection, deadline: float, request: Request | None = None) -> None:
         with anyio.move_on_at(deadline):
-            await connection.wait_ready()
+            await connection.wait_ready(request)
             return
         why = f" ({connection.last_error})" if connection.last_error else ""
         error = NodeUnreachable(f"it was not reached within {self._timeout_s:g} s{why}; nothing was sent")
@@ -249,8 +268,10 @@ class AsyncClient:
         missing = [connection for connection in self._connections if not connection.ready]
         if not missing:
             raise no_node_responsible()
+        _check_none_refused(missing)
         with anyio.move_on_at(deadline):
             await self._node_came.wait()
+            _check_none_refused(missing)
             return
         why = "; ".join(f"{connection.name}: {connection.last_error or 'no answer'}" for connection in missing)
         raise NodeUnreachable(
@@ -262,6 +283,11 @@ class AsyncClient:
         if statistics is None:
             statistics = self._statistics[request.code] = RequestStatistics(request.name)
         return statistics
+
+
+def _check_none_refused(connections: list[Connection]) -> None:
+    for connection in connections:
+        check_not_refused(connection.refused, connection.name, None)
 
 
 class _CallsInFlight:

@@ -20,10 +20,10 @@ from typing import Any
 import anyio
 
 from swarm.core import limits
-from swarm.core.client_session import Call, ClientSession
+from swarm.core.client_session import Call, ClientSession, check_not_refused
 from swarm.core.config import Address
 from swarm.core.connection_settings import ConnectionSettings
-from swarm.core.errors import ClientClosed, RequestTimeout, SwarmError, connection_lost
+from swarm.core.errors import REFUSALS, ClientClosed, RequestTimeout, SwarmError, connection_lost
 from swarm.core.protocol import DONE, PING, Request
 from swarm.core.session import NodeHello
 from swarm.core.transports import Transport
@@ -73,6 +73,8 @@ class Connection:
         self.address = address
         self.name = str(address)
         self.last_error: Exception | None = None
+        self.refused: SwarmError | None = None
+        """Why the last attempt to connect ended, if that is one of errors.REFUSALS."""
         self._settings = settings
         self._timeout_s = settings.timeout_s
         self._connect = connect
@@ -82,8 +84,9 @@ class Connection:
         self.ready = False
         """Whether requests can be sent."""
         self._ready = anyio.Event()
+        """Set, and made anew, when it has become ready or was refused."""
         self.at_change: set[Callable[[], None]] = set()
-        """Called when it has become ready, when it has failed to for the first time, and when the client was closed."""
+        """Called when it has become ready, when it has failed to, and when the client was closed."""
         self._wake_sender = anyio.Event()
         self._wake_watch = anyio.Event()
         self._watch_until = math.inf
@@ -96,8 +99,11 @@ class Connection:
         """Requests that nobody waits for any more, and that may not have been sent yet."""
         self._rest = b""
 
-    async def wait_ready(self) -> None:
-        await self._ready.wait()
+    async def wait_ready(self, request: Request | None = None) -> None:
+        """Returns when requests can be sent. Raises errors.REFUSALS if the last attempt to connect ended with one."""
+        while not self.ready:
+            check_not_refused(self.refused, self.name, request)
+            await self._ready.wait()
 
     def tell_change(self) -> None:
         for function in list(self.at_change):
@@ -116,6 +122,7 @@ class Connection:
                 anyio.BrokenResourceError,
                 anyio.EndOfStream,
             ) as error:
+                self.refused = error if isinstance(error, REFUSALS) and not self.ready else None
                 if self.ready:
                     log.warning("%s: connection lost: %s", self.name, error)
                     backoff = limits.BACKOFF_FIRST_S
@@ -135,17 +142,20 @@ class Connection:
 
     async def _run_once(self) -> None:
         session: ClientSession[Waiter] = ClientSession(self._settings)
-        with anyio.move_on_after(max(self._timeout_s, limits.BACKOFF_MAX_S)) as greeting:
+        patience_s = max(self._timeout_s, limits.BACKOFF_MAX_S)
+        with anyio.move_on_after(patience_s) as greeting:
             self._transport = transport = await self._connect(self.address)
             await transport.send_all(session.begin())
             while session.hello is None:
                 await self._receive(session, transport)
+                if session.unsent:
+                    await transport.send_all(session.outgoing())
         if greeting.cancelled_caught:
-            raise TimeoutError("no answer to the hello")
+            raise session.login_late(patience_s) or TimeoutError("no answer to the hello")
         assert session.hello is not None
         self._on_hello(session.hello)
         self._session = session
-        self.last_error = None
+        self.last_error = self.refused = None
         log.info("%s: connected to %s", self.name, session.hello.node)
         lost: Exception = TimeoutError(f"nothing has come for {limits.CLIENT_SILENCE_S:g} s")
         async with anyio.create_task_group() as tasks:
@@ -327,6 +337,8 @@ class Connection:
         """Forgets the connection; error is what those are told who wait for an answer."""
         session, self._session = self._session, None
         self.ready = False
+        if self.refused is not None:
+            self._ready.set()  # who waits for it is told
         if self._ready.is_set():
             self._ready = anyio.Event()
         if self._transport is not None:

@@ -14,7 +14,7 @@ import anyio
 
 from swarm.core.async_client import AsyncClient
 from swarm.core.async_connection import Connection
-from swarm.core.client_session import BROKE, Call, describe, result_of
+from swarm.core.client_session import BROKE, Call, check_not_refused, describe, result_of
 from swarm.core.errors import ClientClosed, ConnectionLost, RequestTimeout
 from swarm.core.protocol import PING, Request
 from swarm.core.waiters import Waiter
@@ -171,7 +171,8 @@ class AsyncStreams:
         self._to_begin.update((call.node, call) for call in calls)
 
     async def next(self) -> tuple[int, Any]:
-        """A node, and its next batch or BROKE. Raises what a node tells, ClientClosed."""
+        """A node, and its next batch or BROKE. Raises what a node tells, ClientClosed; NotAuthenticated where a stream
+        is to be begun and the node refuses the login."""
         while True:
             self._begin_those_that_can()
             if self._answers:
@@ -214,6 +215,7 @@ class AsyncStreams:
     def _begin_those_that_can(self) -> None:
         for node, call in list(self._to_begin.items()):
             connection = self._client._connections[node]
+            check_not_refused(connection.refused, connection.name, call.request)
             if connection.ready:
                 del self._to_begin[node]
                 waiter = self._running[node] = _Waiter(call, self._answered)

@@ -17,16 +17,28 @@ from types import TracebackType
 from typing import Any, Self
 
 from swarm.core import limits, operations, protocol
-from swarm.core.client_session import WAIT_FOR_NODES, Call, ClientSession, FirstOf, Result, Steps, describe, result_of
+from swarm.core.client_session import (
+    WAIT_FOR_NODES,
+    Call,
+    ClientSession,
+    FirstOf,
+    Result,
+    Steps,
+    check_not_refused,
+    describe,
+    result_of,
+)
 from swarm.core.config import Address
 from swarm.core.connection_settings import ConnectionSettings
 from swarm.core.credentials import CredentialsOption, read_credentials
 from swarm.core.errors import (
+    REFUSALS,
     ClientClosed,
     ConnectionLost,
     NodeUnreachable,
     RequestTimeout,
     SwarmError,
+    TlsFailed,
     checked_timeout,
     connection_lost,
     no_node_responsible,
@@ -36,11 +48,14 @@ from swarm.core.known_nodes import KnownNodes
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.core.stats import RequestStatistics
+from swarm.core.tls import NOT_TLS, failed
+from swarm.core.tls_session import ALERT, HANDSHAKE, SEALED_BYTES, TlsSession
 
 FIRST_WAIT_S = 0.1  # the kernel itself waits so long for an answer: one system call less than asking first
 FRESH_S = 0.01  # whether a connection broke that was used so shortly before is not worth asking
 DONT_WAIT = int(socket.MSG_DONTWAIT)  # as plain numbers: to combine those of the socket module takes 2 us
 DONT_WAIT_MORE = DONT_WAIT | int(getattr(socket, "MSG_MORE", 0))  # Linux has it
+ENCRYPTED_BYTES = 256 * limits.KIB  # at once, of a request that is sent with TLS
 PENDING = object()
 
 
@@ -65,6 +80,8 @@ class Connection:
         self.address = address
         self.name = str(address)
         self.last_error: Exception | None = None
+        self.refused: SwarmError | None = None
+        """Why the last attempt to connect ended, if that is one of errors.REFUSALS."""
         self._settings = settings
         self._tls = tls
         self._timeout_s = settings.timeout_s
@@ -75,6 +92,10 @@ class Connection:
         self._view = memoryview(self._buffer)
         self._received: list[int] = []
         """How many bytes in the buffer were received and not taken: one number, or none."""
+        self._session_of_tls: TlsSession | None = None
+        self._sealed = memoryview(bytearray(SEALED_BYTES if tls is not None and not address.is_unix else 0))
+        self._sealed_received: list[int] = []
+        """How many bytes in it were received and not decrypted: one number, or none."""
         self.next_attempt = 0.0
         """Not before then (time.monotonic)."""
         self.heard_at = 0.0
@@ -93,9 +114,10 @@ class Connection:
         assert self._sock is not None
         return self._sock.fileno()
 
-    def connect(self, deadline: float) -> NodeHello:
-        """Tries until it is connected; NodeUnreachable at the deadline (time.monotonic)."""
+    def connect(self, deadline: float, request: Request | None = None) -> NodeHello:
+        """Tries until it is connected; NodeUnreachable at the deadline (time.monotonic), errors.REFUSALS at once."""
         while (hello := self.attempt(deadline)) is None:
+            check_not_refused(self.refused, self.name, request)
             now = time.monotonic()
             if self.next_attempt > deadline:
                 raise self.unreachable()
@@ -110,10 +132,16 @@ class Connection:
             return self._connect_once(deadline)
         except (OSError, SwarmError) as error:
             self.close()
+            if isinstance(error, RequestTimeout):
+                error = self._session.login_late(self._timeout_s) or error
             self.last_error = error
+            self.refused = error if isinstance(error, REFUSALS) else None
             self.next_attempt = time.monotonic() + self._backoff
             self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
             return None
+        except BaseException:
+            self.close()
+            raise
 
     def unreachable(self) -> NodeUnreachable:
         error = NodeUnreachable(
@@ -139,13 +167,51 @@ class Connection:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._session = ClientSession(self._settings)
-        del self._received[:]
+        del self._received[:], self._sealed_received[:]
+        if self._tls is not None and not self.address.is_unix:
+            self._shake_hands(self._tls, deadline)
         self._send_all(self._session.begin(), deadline)
         while self._session.hello is None:
             self._receive(deadline)
+            if self._session.unsent:
+                self._send_all(self._session.outgoing(), deadline)
         self._backoff = limits.BACKOFF_FIRST_S
-        self.last_error = None
+        self.last_error = self.refused = None
         return self._session.hello
+
+    def _shake_hands(self, context: ssl.SSLContext, deadline: float) -> None:
+        assert self._sock is not None
+        self._session_of_tls = None
+        session = TlsSession(context, server_hostname=self.address.host)
+        data = self._sealed[:0]
+        try:
+            while not session.shake_hands(data):
+                self._send_all(session.outgoing(), deadline)
+                begun = bool(data)
+                data = self._receive_handshake(deadline)
+                if not begun and data[0] not in (HANDSHAKE, ALERT):
+                    raise TlsFailed(NOT_TLS)
+        except ssl.SSLError as error:
+            with suppress(OSError):
+                self._sock.send(session.outgoing(), DONT_WAIT)
+            raise failed(error) from error
+        self._send_all(session.outgoing(), deadline)
+        self._session_of_tls = session
+        if size := session.receive(self._sealed[:0], self._view):
+            self._received.append(size)
+
+    def _receive_handshake(self, deadline: float) -> memoryview:
+        assert self._sock is not None
+        while True:
+            try:
+                size = self._sock.recv_into(self._sealed)
+            except BlockingIOError:
+                if not self._poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+                    raise TimeoutError("the TLS handshake is not answered") from None
+                continue
+            if size == 0:
+                raise ConnectionResetError("the node has closed the connection in the middle of the TLS handshake")
+            return self._sealed[:size]
 
     def is_broken(self) -> bool:
         """Whether the node has closed the connection while nothing was asked; then it can be made anew."""
@@ -241,7 +307,7 @@ class Connection:
     @property
     def unread(self) -> bool:
         """Whether something was received that nobody has looked at yet."""
-        return bool(self._received)
+        return bool(self._received or self._sealed_received)
 
     def wait_for_late_answers(self, deadline: float) -> None:
         """Receives those that are still to come, as far as they come in time."""
@@ -265,6 +331,10 @@ class Connection:
 
     def close(self) -> None:
         if self._sock is not None:
+            if self._session_of_tls is not None:
+                with suppress(OSError):
+                    self._sock.send(self._session_of_tls.end(), DONT_WAIT)
+                self._session_of_tls = None
             self._sock.close()
             self._sock = None
 
@@ -273,6 +343,23 @@ class Connection:
 
         more: the rest of the frame follows at once; the kernel waits for it.
         """
+        if self._session_of_tls is None:
+            self._send_plainly(data, deadline, more=more)
+            return
+        view = memoryview(data)
+        for start in range(0, len(view), ENCRYPTED_BYTES):
+            if self._session_of_tls is None:  # an error that came meanwhile has closed it
+                raise ConnectionLost("the connection broke while the request was sent")
+            try:
+                sealed = self._session_of_tls.encrypt(view[start : start + ENCRYPTED_BYTES])
+            except ssl.SSLError as error:
+                raise self._lost(error) from error
+            except BaseException:
+                self.close()
+                raise
+            self._send_plainly(sealed, deadline, more=more or start + ENCRYPTED_BYTES < len(view))
+
+    def _send_plainly(self, data: bytes, deadline: float, *, more: bool) -> None:
         flags = DONT_WAIT_MORE if more else DONT_WAIT
         view: bytes | memoryview = data
         try:
@@ -319,7 +406,10 @@ class Connection:
             if self._sock is None:
                 raise ConnectionLost("the connection broke before the answer came")
             try:
-                self._received.extend(map(self._sock.recv_into, (self._buffer,)))
+                if self._session_of_tls is None:
+                    self._received.extend(map(self._sock.recv_into, (self._buffer,)))
+                else:
+                    self._receive_sealed(self._session_of_tls)
             except BlockingIOError:
                 if not self._poll.poll(max(deadline - time.monotonic(), 0) * 1000):
                     raise RequestTimeout(f"no answer within {self._timeout_s:g} s") from None
@@ -329,6 +419,26 @@ class Connection:
         if self._received[0] == 0:
             raise self._lost(ConnectionResetError("the node has closed the connection"))
         return self._received[0]
+
+    def _receive_sealed(self, session: TlsSession) -> None:
+        """Receives what TLS has encrypted. Interrupted while it waits it loses nothing; an interrupt that strikes later
+        ends the connection, since what was decrypted cannot be decrypted again."""
+        if not self._sealed_received:
+            assert self._sock is not None
+            self._sealed_received.extend(map(self._sock.recv_into, (self._sealed,)))
+        try:
+            received = self._sealed_received[0]
+            size = session.receive(self._sealed[:received], self._view) if received else 0
+            self._sealed_received.clear()
+            if size is not None:
+                self._received.append(size)
+        except ssl.SSLError as error:
+            if self._session.hello is None:
+                raise failed(error) from error
+            raise
+        except BaseException:
+            self.close()
+            raise
 
     def _take(self, size: int) -> None:
         """Hands the answers in what was received to who waits for them."""
@@ -441,7 +551,7 @@ class BlockingClient:
         connection = self._connections[number]
         if not connection.ready:
             try:
-                self._greeted(number, connection.connect(deadline))
+                self._greeted(number, connection.connect(deadline, request))
             except NodeUnreachable as error:
                 error.request = request.name if request else None
                 raise
@@ -505,6 +615,8 @@ class BlockingClient:
                     self._greeted(number, hello)
             if any(hello is not None for _, hello in hellos):
                 return
+            for number in missing:
+                check_not_refused(self._connections[number].refused, self._connections[number].name, None)
             next_attempt = min(self._connections[number].next_attempt for number in missing)
             if next_attempt > deadline:
                 raise self._connections[missing[0]].unreachable()

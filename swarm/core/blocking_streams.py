@@ -16,7 +16,7 @@ from typing import Any
 
 from swarm.core import limits
 from swarm.core.blocking_client import PENDING, BlockingClient, _Waiter
-from swarm.core.client_session import BROKE, Call, describe, result_of
+from swarm.core.client_session import BROKE, Call, check_not_refused, describe, result_of
 from swarm.core.errors import ConnectionLost, RequestTimeout, SwarmError
 from swarm.core.protocol import PING, Request
 
@@ -228,6 +228,7 @@ class BlockingStreams:
                     give_up if deadline is None else min(give_up, max(deadline, now + CONNECT_S))
                 )
                 if hello is None:
+                    check_not_refused(connection.refused, connection.name, call.request)
                     continue
                 with self._client._lock:
                     self._client._known.learn(node, hello)

@@ -1,6 +1,8 @@
-"""Settings for some of a node's channels: the names of sections like [channel telemetry-*]."""
+"""Patterns of channel names, in sections of a configuration like [channel telemetry-*] and permissions like
+read=telemetry-*."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 from swarm.core.errors import BadChannel
@@ -34,3 +36,36 @@ def _matches(pattern: str, channel: str) -> bool:
 
 def _precision(pattern: str) -> tuple[bool, int]:
     return not pattern.endswith(EVERY_REST), len(pattern)
+
+
+@dataclass(frozen=True)
+class ChannelSet:
+    """The channels whose names match one of some patterns."""
+
+    names: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+    """Sorted; "" is every channel."""
+
+    @classmethod
+    def of(cls, patterns: Iterable[str]) -> "ChannelSet":
+        """patterns: as parse_pattern gives them."""
+        patterns = set(patterns)
+        begins = {pattern for pattern in patterns if pattern.endswith(EVERY_REST)}
+        return cls(frozenset(patterns - begins), tuple(sorted(begin[:-1] for begin in begins)))
+
+    @property
+    def is_every(self) -> bool:
+        return "" in self.prefixes
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names or name.startswith(self.prefixes)
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.prefixes)
+
+    def __str__(self) -> str:
+        """The patterns, as a credentials file has them."""
+        return ",".join([*(begin + EVERY_REST for begin in self.prefixes), *sorted(self.names)])
+
+
+NO_CHANNELS = ChannelSet()

@@ -10,9 +10,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from swarm import __version__
 from swarm.core import limits, protocol
 from swarm.core.connection_settings import ConnectionSettings
-from swarm.core.errors import ProtocolError, SwarmError, TooManyRequests, WrongKind, from_wire
+from swarm.core.errors import NotAuthenticated, ProtocolError, SwarmError, TooManyRequests, WrongKind, from_wire
 from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, read_header
-from swarm.core.protocol import Request, brief
+from swarm.core.login import ClientLogin, begin_login
+from swarm.core.protocol import AUTHENTICATE, Request, brief
 from swarm.core.session import LZ4, ClientHello, NodeHello
 
 
@@ -77,12 +78,15 @@ Owner = TypeVar("Owner")
 class ClientSession(Generic[Owner]):
     def __init__(self, settings: ConnectionSettings) -> None:
         self.hello: NodeHello | None = None
-        """None until the node's hello was read; requests may be sent from then on."""
+        """None until the node's hello was read and, where it asks for that, the client has logged in; requests may be
+        sent from then on."""
         self.notice: SwarmError | None = None
         """Why the node closes the connection, once it has told."""
         self.waiting: dict[int, Owner] = {}
         """Who waits for which answer, oldest first."""
         self._settings = settings
+        self._login: tuple[NodeHello, ClientLogin, int] | None = None
+        """While its answer is awaited: the node's hello, and the id of the request."""
         self._decoder = FrameDecoder(frame_bytes_max=limits.FRAME_BYTES_MAX, counted=False)
         self._encoder = FrameEncoder()
         self._messages: list[Message] = []
@@ -165,13 +169,18 @@ class ClientSession(Generic[Owner]):
         """Takes what came in; the answers in it: (owner, status, result).
 
         An owner stays in `waiting` until its final answer, so that one that was taken out gets nothing more.
-        Raises the node's reason if it refuses the hello, ProtocolError if it does not keep to the protocol.
+        The node's hello may call for something to be sent (outgoing), before there is a `hello`.
+        Raises the node's reason if it refuses the hello or the login, ProtocolError if it does not keep to the
+        protocol, NotAuthenticated if what it asks for, or proves to be, is not as it should be.
         """
         answers: list[tuple[Owner, int, Any]] = []
         messages = self._decoder.feed(data)
         while messages is not None:
             if self.hello is None:
-                self._greeted(messages)
+                if self._login is None:
+                    self._greeted(messages)
+                else:
+                    self._logged_in(messages, *self._login)
             else:
                 self._answer(messages, answers)
             messages = self._decoder.next_frame()
@@ -199,8 +208,33 @@ class ClientSession(Generic[Owner]):
         kind = self._settings.kind
         if hello.kind != kind:
             raise WrongKind(f"this is a {hello.kind} node, not a {kind} node", {"kind": hello.kind})
-        self.hello = hello
+        login = begin_login(hello.authentication, hello.nonce, self._settings.credentials)
+        if login is None:
+            self.hello = hello
+        else:
+            self._login = hello, login, self._new_id()
+            self._messages.append((self._login[2], AUTHENTICATE.code, *login.arguments()))
         self._decoder.compression = self._encoder.compression = hello.compression == LZ4
+
+    def login_late(self, seconds: float) -> NotAuthenticated | None:
+        """For who has waited so long for `hello` and gives up: what is to be told where it is the login that was not
+        answered, which a node does late if it is wrong."""
+        if self._login is None or self.hello is not None:
+            return None
+        return NotAuthenticated(
+            f"the login was not answered within {seconds:g} s; nodes take their time for one that is wrong: look at "
+            "name and key"
+        )
+
+    def _logged_in(self, messages: list[Message], hello: NodeHello, login: ClientLogin, login_id: int) -> None:
+        match messages:
+            case [[request_id, int(status), result], *_] if request_id in (0, login_id):
+                if request_id == 0 or status != protocol.DONE:
+                    raise from_wire(status, result)
+                login.check(result)
+                self.hello = hello
+            case _:
+                raise ProtocolError("the node has answered something else than the login")
 
 
 def result_of(call: Call, node: str, status: int, result: Any) -> Any:
@@ -208,6 +242,15 @@ def result_of(call: Call, node: str, status: int, result: Any) -> Any:
     if status == protocol.DONE:
         return result if call.take is None else call.take(result)
     raise describe(from_wire(status, result), call.request, node)
+
+
+def check_not_refused(refused: SwarmError | None, node: str, request: Request | None) -> None:
+    """Raises why the last attempt to connect ended with a refusal, if it did: to wait longer would not help."""
+    if refused is not None:
+        error = type(refused)(refused.text, refused.details)  # one of its own: each names another request
+        error.node = node
+        error.request = request.name if request else None
+        raise error
 
 
 def describe(error: SwarmError, request: Request, node: str) -> SwarmError:

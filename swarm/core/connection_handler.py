@@ -25,7 +25,15 @@ from typing import Any
 import trio
 
 from swarm.core import limits, protocol
-from swarm.core.errors import BadArgument, OutOfMemory, ProtocolError, SwarmError, TooManyRequests, UnknownRequest
+from swarm.core.errors import (
+    BadArgument,
+    NotAuthenticated,
+    OutOfMemory,
+    ProtocolError,
+    SwarmError,
+    TooManyRequests,
+    UnknownRequest,
+)
 from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, is_frame
 from swarm.core.limits import (
     BATCH_BYTES,
@@ -36,8 +44,9 @@ from swarm.core.limits import (
     REQUESTS_PER_CHECK,
     TOGETHER_MAX,
 )
+from swarm.core.login import new_nonce
 from swarm.core.protocol import DONE, brief
-from swarm.core.request_handler import RequestHandler, Running, Service
+from swarm.core.request_handler import RequestHandler, RequestTables, Running, Service
 from swarm.core.session import LZ4, ClientHello
 from swarm.core.stats import BOUNDS_S, RequestStatistics
 
@@ -45,18 +54,26 @@ _NOTHING: Iterator[Message] = iter(())
 
 
 class ConnectionHandler:
-    def __init__(self, service: Service, flush_soon: Callable[[], None]) -> None:
-        """flush_soon: called when there is output that no pass has caused; the driver then sends it."""
+    def __init__(self, service: Service, flush_soon: Callable[[], None], peer: str = "unknown address") -> None:
+        """flush_soon: called when there is output that no pass has caused; the driver then sends it. peer: the client's
+        host:port, for logs."""
         self.service = service
+        self.peer = peer
         self.greeted = False
         """Whether the client's hello was accepted."""
+        self.admitted = False
+        """Whether the client may ask for what is in its tables: it was greeted and, where it has to, has logged in."""
+        self.login_tried = False
+        self.nonce = b""
+        """For the login; no other connection has it."""
+        self._at_once, self._handlers = service.at_once, service.handlers
         self.pending = False
         """Whether there are requests that were received and not carried out yet."""
         self.closing = False
         self.notice: SwarmError | None = None
         """Why the node closes the connection, if it does."""
         self.client = ""
-        self.at_end: list[Callable[[], None]] = []
+        self.at_end: list[Callable[[], object]] = []
         """Called when the connection ends, however it does."""
         self._flush_soon = flush_soon
         self._decoder = FrameDecoder(frame_bytes_max=limits.HELLO_BYTES_MAX, counted=True)
@@ -87,8 +104,8 @@ class ConnectionHandler:
         once.
 
         Returns the frame to send. None where anything else has come: then output, pending and closing tell what is
-        to be done. Takes the time (perf_counter), and leaves it in clock. Only to be called after the hello, while
-        nothing is pending and no output waits.
+        to be done. Takes the time (perf_counter), and leaves it in clock. Only to be called once the client is
+        admitted, while nothing is pending and no output waits.
         """
         if self._decoder.partial or not 0 < size - HEADER_BYTES <= BATCH_BYTES or not is_frame(buffer, size):
             self.receive(buffer[:size], begun, deadline)
@@ -201,6 +218,17 @@ class ConnectionHandler:
             self.service.protocol_errors += isinstance(error, ProtocolError)
             self._abandon()
 
+    @property
+    def stranger(self) -> bool:
+        """Whether its hello, or its login, is still to come: for that it has HELLO_TIMEOUT_S."""
+        return not (self.admitted or self.login_tried)
+
+    def overdue(self) -> ProtocolError:
+        """What a client is refused with for which the node has waited too long."""
+        if not self.greeted:
+            return _no_hello()
+        return _no_login() if self.stranger else unfinished_frame()
+
     def end_of_input(self) -> None:
         """The client has closed its side; what it is owed is still sent."""
         self.closing = True
@@ -233,6 +261,17 @@ class ConnectionHandler:
         if not self._discards:
             self._encode()
             self._flush_soon()
+
+    def admit(self, tables: RequestTables) -> None:
+        """The client may ask for what is in these tables from now on."""
+        self._at_once, self._handlers = tables.at_once, tables.handlers
+        self._decoder.frame_bytes_max = limits.FRAME_BYTES_MAX
+        self.admitted = True
+
+    def cut_off(self, error: SwarmError) -> None:
+        """Ends the connection between passes, and tells the client why."""
+        self.refuse(error)
+        self._flush_soon()
 
     def running(self, request_id: int) -> Running | None:
         """The request of this connection that has begun and not ended."""
@@ -314,13 +353,20 @@ class ConnectionHandler:
 
     def _greet(self, messages: list[Message]) -> None:
         hello = ClientHello.from_messages(messages, self.service.kind)
-        answer = self.service.hello(hello)
+        authentication = self.service.authentication
+        if authentication is not None:
+            self.nonce = new_nonce()
+        answer = self.service.hello(hello, self.nonce)
         self._replies.append(answer.to_message())
         self._encode()
         self.client = hello.client
         self.greeted = True
-        self._decoder.frame_bytes_max = limits.FRAME_BYTES_MAX
         self._decoder.compression = self._encoder.compression = answer.compression == LZ4
+        if authentication is None:
+            self.admit(RequestTables(self.service.at_once, self.service.handlers))
+        else:
+            before = authentication.before_login
+            self._at_once, self._handlers = before.at_once, before.handlers
 
     def _append(self, request_id: int, status: int | None, result: object) -> None:
         self._replies.append((request_id, status, result))
@@ -337,7 +383,7 @@ class ConnectionHandler:
         """The reply to a frame's only request. None if it is not one that answers at once: nothing was done."""
         try:
             request_id, code, *arguments = message
-            handler = self.service.at_once[code, len(message)]
+            handler = self._at_once[code, len(message)]
         except (KeyError, TypeError, ValueError):
             return None
         usual = type(request_id) is int and 0 < request_id <= REQUEST_ID_MAX and type(code) is int
@@ -361,7 +407,7 @@ class ConnectionHandler:
         try:
             ids, codes, *arguments = zip(*messages, strict=True)
             code = codes[0]
-            handler = self.service.at_once.get((code, 2 + len(arguments)))
+            handler = self._at_once.get((code, 2 + len(arguments)))
             usual = codes.count(code) == count and set(map(type, ids + codes)) == {int}
         except (TypeError, ValueError):
             return None
@@ -384,7 +430,7 @@ class ConnectionHandler:
         costs. Times are taken for runs of the same request.
         """
         replies = self._replies
-        at_once = self.service.at_once
+        at_once = self._at_once
         streams = self._streams
         previous: RequestHandler | None = None
         run = size = 0
@@ -430,12 +476,17 @@ class ConnectionHandler:
 
     def _carry_out_other(self, request_id: int, code: Any, arguments: list[Any]) -> None:
         """A batch, a write whose answer is held, a stream, a stream's control, or what is no request."""
-        handler = self.service.handlers.get(code) if type(code) is int else None
+        handler = self._handlers.get(code) if type(code) is int else None
         try:
             if type(code) is int and code in (protocol.GRANT_CREDIT.code, protocol.STOP.code):
                 self._control(request_id, code, arguments)
             elif request_id in self._streams:
                 raise _id_in_use(request_id)
+            elif handler is None and not self.admitted:
+                raise NotAuthenticated(
+                    "this node wants to know who asks: log in first (`swarm credentials add` gives clients "
+                    "what they need)"
+                )
             elif handler is None:
                 raise UnknownRequest(f"a {self.service.kind} node has no request {brief(code)}")
             elif handler.mode == "batch" or (handler.mode == "at once" and handler.held):
@@ -522,8 +573,12 @@ def _id_in_use(request_id: int) -> ProtocolError:
     return ProtocolError(f"the id {request_id} is in use by a stream that has not ended")
 
 
-def no_hello() -> ProtocolError:
+def _no_hello() -> ProtocolError:
     return ProtocolError(f"no hello came within {limits.HELLO_TIMEOUT_S:.0f} s")
+
+
+def _no_login() -> ProtocolError:
+    return ProtocolError(f"no login came within {limits.HELLO_TIMEOUT_S:.0f} s, and this node asks for one")
 
 
 def unfinished_frame() -> ProtocolError:

@@ -157,6 +157,26 @@ class ShuttingDown(SwarmError):
     try_again = True
 
 
+class NotAuthenticated(SwarmError):
+    """The node wants to know who the client is, and does not (or the client wants to know it of the node): nothing was
+    carried out."""
+
+    code = 37
+
+
+class NotAllowed(SwarmError):
+    """The client has no permission for this; nothing was carried out."""
+
+    code = 38
+
+
+class TlsFailed(SwarmError):
+    """TLS between client and node has failed: a certificate is refused, or one of them speaks TLS and the other does
+    not. Nothing was sent."""
+
+    code = 39
+
+
 class ReadFailed(SwarmError):
     """The node's disk does not let it read what was asked for; nothing is known to be lost."""
 
@@ -186,6 +206,11 @@ class RequestTimeout(SwarmError):
 
 class ClientClosed(SwarmError):
     """The client object was used before it was opened or after it was closed."""
+
+
+REFUSALS = (NotAuthenticated, TlsFailed)
+"""The node was reached, and one of the two wants nothing of the other until somebody changes something: told at once to
+whoever asks, and not only at the deadline."""
 
 
 def connection_lost(why: Exception) -> ConnectionLost:

@@ -20,7 +20,7 @@ import msgpack
 from msgpack import unpackb
 
 from swarm.core import limits
-from swarm.core.errors import ProtocolError
+from swarm.core.errors import ProtocolError, TlsFailed
 from swarm.core.limits import APART_BYTES_MIN, COMPRESS_BYTES_MIN, FRAME_BYTES_PLAIN
 
 HEADER_BYTES = 4
@@ -29,6 +29,7 @@ _HEADER = struct.Struct(">I")
 read_header = _HEADER.unpack_from
 pack_header = _HEADER.pack
 _COMPRESSED = 1 << 31
+_TLS = b"\x16\x03"  # with which TLS begins, where a frame would be far too long for a hello
 _EMPTY_BIN = b"\xc4\x00"  # as msgpack encodes it
 _BIN_32 = b"\xc6"  # before the length, as four bytes, of a bin of 64 KiB or more
 
@@ -139,10 +140,18 @@ class FrameDecoder:
         length = int.from_bytes(header, "big") & ~_COMPRESSED
         if header[0] >= 0x80 and not self.compression:
             raise ProtocolError("a compressed frame (or no frame at all), though compression was not agreed to")
+        if self.frame_bytes_max == limits.HELLO_BYTES_MAX and header.startswith(_TLS):
+            raise TlsFailed(
+                "the client speaks TLS, and this node does not: configure [tls] here, or reach it without TLS"
+            )
         if not 0 < length <= self.frame_bytes_max:
             raise ProtocolError(
                 f"a frame announces a body of {length} bytes; 1 to {self.frame_bytes_max} are accepted"
-                + (" before the hello" if self.frame_bytes_max == limits.HELLO_BYTES_MAX else "")
+                + (
+                    " before the hello, and the login if there is one,"
+                    if self.frame_bytes_max == limits.HELLO_BYTES_MAX
+                    else ""
+                )
             )
         return length
 

@@ -29,12 +29,26 @@ STREAMS_MAX = 64  # at once, per connection: each holds a task and some batches
 CREDIT_MAX = 64  # batches a stream may be ahead of its client
 OUTPUT_BYTES_MAX = 1 * MIB  # past it, requests of a client that does not read are left unread
 HELD_REPLY_BYTES = 256  # what an answer counts as output while it is held: about what it takes in memory
-HELLO_TIMEOUT_S = 10.0
+HELLO_TIMEOUT_S = 10.0  # from accepting the connection on, so with TLS its handshake included
+HANDSHAKES_MAX = 256  # of TLS that are not complete, per node; one more takes the place of the oldest
 UNFINISHED_FRAME_TIMEOUT_S = 60.0  # a client that stops in the middle of a frame does not keep its memory for ever
 UNFINISHED_SHARE = 1 / 16  # of memory_limit (or two frames) that all connections' input may take that waits for more
 UNFINISHED_BYTES_FREE = 16 * KIB  # of one connection, whatever the others hold: so much is an ordinary request
 STALLED_OUTPUT_TIMEOUT_S = 60.0  # a client that reads nothing for so long is gone
 CONNECTIONS_MAX = 4096  # default, per node
+
+# Authentication.
+CLIENT_NAME_LENGTH_MAX = 64  # characters
+CREDENTIALS_MAX = 10_000  # clients in a credentials file: read in some 50 ms, in which the node answers nobody
+CREDENTIALS_FILE_BYTES_MAX = 4 * MIB
+CREDENTIALS_PATTERNS_MAX = 64  # for each access of one client: looked through with each of its requests
+CLIENT_KEY_BYTES = 32  # of a client: nobody guesses it
+NONCE_BYTES = 32  # never the same twice
+PROOF_BYTES = 64  # of SHA-512
+LOGIN_DELAY_FIRST_S = 0.5  # of the answer to a login that failed, then twice as long each time
+LOGIN_DELAY_MAX_S = 8.0  # a mistake is told before clients give up
+LOGIN_FAILURES_FORGOTTEN_S = 600.0  # without another one
+LOGIN_ADDRESSES_MAX = 4096  # whose failures are remembered
 
 # A pass of the listener.
 RECEIVE_BYTES = 256 * KIB  # most that one connection is read in a pass
@@ -103,3 +117,4 @@ assert LISTENER_CHANGES_MAX >= BATCH_RECORDS_MAX
 assert CLIENT_STREAM_CREDIT <= CREDIT_MAX
 assert CLIENT_ASK_S < CLIENT_SILENCE_S
 assert KEY_BYTES_MAX + 8 <= 511
+assert LOGIN_DELAY_FIRST_S < LOGIN_DELAY_MAX_S < LOGIN_FAILURES_FORGOTTEN_S

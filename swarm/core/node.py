@@ -35,10 +35,12 @@ from swarm.core.request_handler import Service
 from swarm.core.select_listener import SelectListener
 from swarm.core.stats import flatten
 from swarm.core.storage_channels import MemoryBudget, StorageChannels, StorageEngine
+from swarm.core.tls import NodeTls
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 2.0
+SOCKET_MODE = 0o660  # of a Unix socket: its owner and group connect, whatever the umask of the process
 BACKLOG = 1024  # connections that wait to be accepted
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CHANNELS_PER_STEP = 128  # of a line of stats.log, some 1 ms
@@ -123,6 +125,8 @@ class Node:
         self._started = time.monotonic()
         self._stop_requested = trio.Event()
         self.lag_s = 0.0
+        self.tls: NodeTls | None = None
+        """Of its listening sockets, if set before it runs."""
         service.unfinished_bytes_max = max(int(budget.limit * limits.UNFINISHED_SHARE), service.unfinished_bytes_max)
         service.handle(protocol.PING, lambda: None)
         service.handle(protocol.STATS, lambda _: self.statistics(), "batch")
@@ -143,7 +147,7 @@ class Node:
         task_status: trio.TaskStatus[SelectListener] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serves on sockets that listen (see `listen`) until stop() is called."""
-        self.listener = listener = SelectListener(self.service, listeners, self._connections_max)
+        self.listener = listener = SelectListener(self.service, listeners, self._connections_max, self.tls)
         async with trio.open_nursery() as background:
             background.start_soon(self._write_stats)
             for function in self.service.background:
@@ -198,6 +202,7 @@ class Node:
             "accepted": self.listener.accepted,
             "refused": self.listener.refused,
             "protocol_errors": self.service.protocol_errors,
+            "tls_failures": self.listener.tls_failures,
             "bytes_in": self.service.bytes_in,
             "bytes_out": self.service.bytes_out,
             "unfinished_bytes": self.service.unfinished_bytes,
@@ -291,6 +296,7 @@ def listen(address: Address) -> socket.socket:
                 _remove_stale_socket(Path(address.path))
                 sock = stack.enter_context(socket.socket(socket.AF_UNIX))
                 sock.bind(address.path)
+                Path(address.path).chmod(SOCKET_MODE)  # before it listens nobody can connect
             else:
                 family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
                 sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))

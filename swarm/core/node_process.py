@@ -11,7 +11,9 @@ from typing import NoReturn, Protocol
 import click
 import trio
 
+from swarm.core.authentication import Authentication
 from swarm.core.config import EX_CONFIG, Address, ConfigError
+from swarm.core.credentials import KnownClients, read_known_clients
 from swarm.core.health import disk_nearly_full
 from swarm.core.http import HttpSection, add_http, check_http
 from swarm.core.logs import Logs, open_logs
@@ -26,6 +28,7 @@ from swarm.core.node import (
     raise_open_files,
     stopped_by_signals,
 )
+from swarm.core.tls import NodeTls, TlsSection, node_tls
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,9 @@ class NodeSection(Protocol):
     def data(self) -> Path: ...
 
     @property
+    def credentials(self) -> str: ...
+
+    @property
     def allow_open_network(self) -> bool: ...
 
 
@@ -48,6 +54,9 @@ class NodeConfig(Protocol):
 
     @property
     def node(self) -> NodeSection: ...
+
+    @property
+    def tls(self) -> TlsSection: ...
 
     @property
     def logs(self) -> LogsSection: ...
@@ -63,10 +72,11 @@ def exit_with_config_error(program: str, error: ConfigError) -> NoReturn:
 
 def check_open_network(section: NodeSection) -> None:
     """ConfigError if others could reach the node, and the configuration does not say that they shall."""
-    if not (section.address.is_loopback or section.allow_open_network):
+    if not (section.address.is_loopback or section.credentials or section.allow_open_network):
         raise ConfigError(
             f"{section.address} is not known to be loopback: whoever reaches it may read and write. "
-            "Listen on 127.0.0.1, or set allow_open_network = yes in section [node] if that is what you want"
+            "Listen on 127.0.0.1, give the node a credentials file (credentials in section [node]), or set "
+            "allow_open_network = yes there if that is what you want"
         )
 
 
@@ -76,17 +86,20 @@ def run_node(
     make_node: Callable[[Logs], Node],
     describe: Callable[[Node], str],
 ) -> None:
-    """Runs it until a signal stops it. Where it cannot start, or not go on, exits with status 1 and says why.
+    """Runs it until a signal stops it. Where it cannot start, or not go on, exits with status 1 and says why; with
+    status 78 where its certificate cannot be used.
 
     make_node: loads what the node holds. describe: what is told with its address when it serves.
     """
     try:
         check_http(config.http)
+        clients = read_known_clients(Path(config.node.credentials)) if config.node.credentials else None
+        tls = node_tls(config.tls)
     except ConfigError as error:
         exit_with_config_error(program, error)
     try:
         with lock_directory(config.node.data):
-            _serve(program, config, make_node, describe)
+            _serve(program, config, make_node, describe, clients, tls)
     except NodeError as error:
         click.echo(f"{program}: {error}", err=True)
         sys.exit(1)
@@ -97,6 +110,8 @@ def _serve(
     config: NodeConfig,
     make_node: Callable[[Logs], Node],
     describe: Callable[[Node], str],
+    clients: KnownClients | None,
+    tls: NodeTls | None,
 ) -> None:
     section = config.node
     directory = Path(config.logs.directory) if config.logs.directory else section.data
@@ -109,10 +124,14 @@ def _serve(
             raise_open_files()
             node = make_node(logs)
         node.service.health_rules["disk_nearly_full"] = disk_nearly_full([section.data, directory])
+        reloads = [_ask_for_logins(node, Path(section.credentials), clients)] if clients is not None else []
+        if tls is not None:
+            node.tls = tls
+            reloads.append(tls.reload)
         sock = listen(section.address)
         add_http(node, config.http)
         told = f"{program} serves on {_bound_address(section.address, sock)}, {describe(node)}, data in {section.data}"
-        trio.run(_run, node, sock, told, strict_exception_groups=True)
+        trio.run(_run, node, sock, told, reloads, strict_exception_groups=True)
     except StoppedEarly as name:
         log.info("%s: stopped while it was loading; nothing is lost", name)
     except NodeError as error:
@@ -128,10 +147,37 @@ def _serve(
         logs.close()
 
 
-async def _run(node: Node, sock: socket.socket, told: str) -> None:
+def _ask_for_logins(node: Node, path: Path, clients: KnownClients) -> Callable[[], None]:
+    """path: of the credentials file. Returns what reads it anew."""
+    authentication = Authentication(node.service, clients)
+
+    def tell(clients: KnownClients) -> None:
+        log.info("clients that may log in: %d (%s)", len(clients), path)
+        if not clients:
+            log.warning("%s names no client: nobody can log in; `swarm credentials add` adds one", path)
+
+    def reload() -> None:
+        try:
+            clients = read_known_clients(path)
+        except ConfigError as error:
+            log.error("the credentials stay as they were: %s", error)
+            return
+        authentication.replace_clients(clients)
+        tell(clients)
+
+    tell(clients)
+    return reload
+
+
+async def _run(node: Node, sock: socket.socket, told: str, reloads: list[Callable[[], None]]) -> None:
     prepare_process()
+
+    def reload() -> None:
+        for each in reloads:
+            each()
+
     async with trio.open_nursery() as nursery:
-        await nursery.start(node.handle_signals, lambda: None)
+        await nursery.start(node.handle_signals, reload)
         log.info("%s", told)
         await node.run([sock])
         log.info("stopped")

@@ -21,6 +21,9 @@ STREAM_END = "end"
 STREAM_STOPPED = "stopped"
 
 
+Access = Literal["read", "write", "admin"]
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a node accepts, as told in its hello. docs/protocol.md §7."""
@@ -51,18 +54,27 @@ class Parameter:
 class Request:
     """One request of the protocol.
 
+    The channels that it is about are its parameter `channel`, or `channels`.
+
     access: the permission it needs.
     repeatable: carrying it out twice leaves, and answers, the same as once; so a client may send it
         again when the connection broke before the answer.
     streams: answers with batches; its last parameter is the credit.
+    takes: of a read, that it changes what is stored all the same, as taking a record out of a queue does.
     """
 
     code: int
     name: str
     parameters: tuple[Parameter, ...]
-    access: Literal["read", "write", "admin"] = "read"
+    access: Access = "read"
     repeatable: bool = True
     streams: bool = False
+    takes: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether it may change what is stored."""
+        return self.access != "read" or self.takes
 
     def check(self, arguments: Sequence[object], node_limits: Limits) -> None:
         """Raises BadArgument, naming the argument, for the first thing that is wrong."""
@@ -125,6 +137,27 @@ def integer(name: str, lowest: int, highest: int) -> Parameter:
     return Parameter(name, check)
 
 
+def bin_of(name: str, size: int) -> Parameter:
+    """A bin of exactly so many bytes."""
+
+    def check(value: object, _: Limits) -> None:
+        if type(value) is not bytes:
+            raise BadArgument(f"{name} is bytes, not {type_name(value)}")
+        if len(value) != size:
+            raise BadArgument(f"{name} has {size} bytes, not {len(value)}")
+
+    return Parameter(name, check)
+
+
+CLIENT_NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{limits.CLIENT_NAME_LENGTH_MAX}}}")
+CLIENT_NAME_RULE = f"1 to {limits.CLIENT_NAME_LENGTH_MAX} characters out of A-Z a-z 0-9 _ . -"
+
+
+def _check_client_name(name: object, _: Limits) -> None:
+    if type(name) is not str or not CLIENT_NAME.fullmatch(name):
+        raise BadArgument(f"the name of a client has {CLIENT_NAME_RULE}; it is not {brief(name)}")
+
+
 CHANNEL = Parameter("channel", check_channel)
 CREDIT = integer("credit", 1, limits.CREDIT_MAX)
 
@@ -137,5 +170,15 @@ CHANNELS = Request(5, "channels", ())
 CHANNEL_SIZE = Request(6, "channel size", (CHANNEL,))
 SIZE = Request(7, "size", ())
 REMOVE_CHANNEL = Request(8, "remove channel", (CHANNEL,), access="admin", repeatable=False)
+AUTHENTICATE = Request(
+    9,
+    "authenticate",
+    (
+        Parameter("name", _check_client_name),
+        bin_of("nonce", limits.NONCE_BYTES),
+        bin_of("proof", limits.PROOF_BYTES),
+    ),
+    repeatable=False,
+)
 HEALTH = Request(10, "health", ())
 EVENTS = Request(11, "events", (), access="admin")

@@ -63,6 +63,30 @@ class HoldingConnection(Protocol):
     def release(self, replies: list[Message], size: int) -> None: ...
 
 
+@dataclass(frozen=True)
+class RequestTables:
+    """What a client may ask for: the tables in which its connection looks handlers up.
+
+    at_once: by code and length of the message, so that one lookup also checks the number of arguments.
+    handlers: all of them, by code.
+    """
+
+    at_once: dict[tuple[int, int], RequestHandler]
+    handlers: dict[int, RequestHandler]
+
+
+class Admission(Protocol):
+    """What asks clients to log in (swarm.core.authentication)."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """By which they may."""
+
+    @property
+    def before_login(self) -> RequestTables:
+        """What they may ask for until they have."""
+
+
 HeldReply = tuple[HoldingConnection, Message, int]
 """Whose it is, the reply, and the bytes that it counts as output."""
 
@@ -154,6 +178,8 @@ class Service:
         self.handlers: dict[int, RequestHandler] = {}
         self.at_once: dict[tuple[int, int], RequestHandler] = {}
         """By code and length of the message, so that one lookup also checks the number of arguments."""
+        self.authentication: Admission | None = None
+        """None: whoever connects may ask for everything."""
         self.turn = trio.StrictFIFOLock()
         """Held by the one stream that is making a batch."""
         self.nursery: trio.Nursery | None = None
@@ -190,7 +216,7 @@ class Service:
         """Adds the handler of a request; one that streams, unless direct, is known by its definition."""
         assert request.code not in self.handlers, f"{request.name} is handled twice"
         statistics = RequestStatistics(request.name)
-        held = self.holds_writes and request.access != "read"
+        held = self.holds_writes and request.changes
         of_task = request.streams and mode != "direct"
         handler = RequestHandler(
             request, "stream" if of_task else mode, function, statistics, statistics.histogram, held, together
@@ -231,9 +257,11 @@ class Service:
             self.end_pass()
             self.flush_others()
 
-    def hello(self, client: ClientHello) -> NodeHello:
+    def hello(self, client: ClientHello, nonce: bytes) -> NodeHello:
+        """nonce: of this connection, where clients have to log in."""
         compression = LZ4 if LZ4 in client.compression else None
-        return NodeHello(self.kind, self.software, self.limits, compression, self.facts)
+        methods = self.authentication.methods if self.authentication else ()
+        return NodeHello(self.kind, self.software, self.limits, compression, self.facts, methods, nonce)
 
     @property
     def streams_running(self) -> int:

@@ -26,12 +26,17 @@ A connection is in one of these states, and what epoll is asked for follows from
     full         EPOLLOUT: so much of its output was not taken that nothing is read nor carried out until it is
     holding      nothing: the same, but what waits are answers that are held (Service.holds_writes)
     closing      EPOLLOUT until its output has left, nothing while answers are held
+
+With TLS a connection is half open before, until the handshake is complete: EPOLLIN, and nothing is sent but TLS's own
+words. Those have a limit of their own, and do not count as the clients that the node is configured for; of too many the
+oldest goes. Then TLS is a matter of the socket (tls_socket), which is used as any other.
 """
 
 import errno
 import logging
 import select
 import socket
+import ssl
 from os import sched_yield
 from select import EPOLLIN, EPOLLOUT
 from time import perf_counter
@@ -39,10 +44,13 @@ from time import perf_counter
 import trio
 
 from swarm.core import limits
-from swarm.core.connection_handler import ConnectionHandler, no_hello, unfinished_frame
-from swarm.core.errors import ShuttingDown, SwarmError, TooManyConnections
+from swarm.core.connection_handler import ConnectionHandler, unfinished_frame
+from swarm.core.errors import NotAuthenticated, ShuttingDown, SwarmError, TlsFailed, TooManyConnections
 from swarm.core.logs import SeldomLog
 from swarm.core.request_handler import Service
+from swarm.core.tls import TLS_ONLY, NodeTls, reason_of
+from swarm.core.tls_session import TlsSession
+from swarm.core.tls_socket import NotTls, TlsSocket
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +71,10 @@ class _Connection:
     """A client's socket and its handler."""
 
     __slots__ = (
+        "accepted_at",
         "events",
         "fd",
+        "half_open",
         "handler",
         "input_ended",
         "peer",
@@ -77,11 +87,11 @@ class _Connection:
         "waiting_since",
     )
 
-    def __init__(self, sock: socket.socket, peer: str, handler: ConnectionHandler) -> None:
-        self.sock = sock
+    def __init__(self, sock: socket.socket | TlsSocket, peer: str, handler: ConnectionHandler) -> None:
+        self.use(sock)
         self.fd = sock.fileno()
-        self.recv_into = sock.recv_into
-        self.send = sock.send
+        self.half_open = isinstance(sock, TlsSocket)
+        """The TLS handshake is not complete."""
         self.peer = peer
         self.handler = handler
         self.events = EPOLLIN
@@ -89,23 +99,35 @@ class _Connection:
         self.unfinished_bytes = 0
         self.unfinished_since = 0.0
         self.quiet = False
-        """Nothing is special about it: greeted, all its output has left, epoll is asked for input."""
-        self.waiting_since = perf_counter()
-        """When its output last moved; before its hello, when it was accepted."""
+        """Nothing is special about it: admitted, all its output has left, epoll is asked for input."""
+        self.waiting_since = self.accepted_at = perf_counter()
+        """When its output last moved."""
+
+    def use(self, sock: socket.socket | TlsSocket) -> None:
+        self.sock = sock
+        self.recv_into = sock.recv_into
+        self.send = sock.send
 
 
 class SelectListener:
-    def __init__(self, service: Service, listeners: list[socket.socket], connections_max: int) -> None:
-        """listeners: bound sockets that listen. connections_max: clients beyond are told so and closed."""
+    def __init__(
+        self, service: Service, listeners: list[socket.socket], connections_max: int, tls: NodeTls | None = None
+    ) -> None:
+        """listeners: bound sockets that listen. connections_max: clients beyond are told so and closed. tls: of all
+        connections but those of Unix sockets."""
         self._service = service
+        self._tls = tls
         self._connections_max = connections_max
         self._listeners = {sock.fileno(): sock for sock in listeners}
         self._connections: dict[int, _Connection] = {}
-        self._waiting: dict[_Connection, None] = {}  # for a hello, or for output to be taken: those have a time limit
+        self._waiting: dict[_Connection, None] = {}
+        """For a hello or login, or for output to be taken: those have a time limit."""
+        self._half_open: dict[_Connection, None] = {}  # the oldest first
         self._busy: dict[_Connection, None] = {}
         self._events: list[tuple[int, int]] = []  # that a pass had no time for: they come first in the next
         self._receive_buffer = bytearray(limits.RECEIVE_BYTES)
         self._receive_view = memoryview(self._receive_buffer)
+        self._sealed_view = memoryview(bytearray(limits.RECEIVE_BYTES if tls else 0))
         self._epoll = select.epoll()
         self._usual_wait_s = limits.LINGER_S
         """Moving average of how long it took until something was ready."""
@@ -113,6 +135,8 @@ class SelectListener:
         self._crowd_log = SeldomLog(log, logging.ERROR, 1)
         self.accepted = 0
         self.refused = 0
+        self.tls_failures = 0
+        """Handshakes that have failed, and connections that were broken by what is not TLS."""
         for sock in listeners:
             sock.setblocking(False)
             self._epoll.register(sock.fileno(), EPOLLIN)
@@ -143,11 +167,21 @@ class SelectListener:
         """Serves a socket that is connected already."""
         sock.setblocking(False)
         fd = sock.fileno()
-        handler = ConnectionHandler(self._service, lambda: self._flush_between_turns(self._connections[fd]))
-        connection = self._connections[fd] = _Connection(sock, peer, handler)
+        handler = ConnectionHandler(self._service, lambda: self._flush_between_turns(self._connections[fd]), peer)
+        tls = self._tls if sock.family != socket.AF_UNIX else None
+        used = TlsSocket(sock, TlsSession(tls.context, server_side=True), self._sealed_view) if tls else sock
+        connection = self._connections[fd] = _Connection(used, peer, handler)
         self._waiting[connection] = None
         self._epoll.register(fd, EPOLLIN)
         self.accepted += 1
+        if connection.half_open:
+            self._half_open[connection] = None
+            if len(self._half_open) > limits.HANDSHAKES_MAX:
+                self._give_up(
+                    next(iter(self._half_open)), f"more than {limits.HANDSHAKES_MAX} at a time are not complete"
+                )
+        else:
+            self._refuse_if_too_many(connection)
 
     async def drained(self) -> None:
         """Returns when every answer that was given has left."""
@@ -214,6 +248,12 @@ class SelectListener:
                     self._accept(self._listeners[fd])
                 continue
             handler = connection.handler
+            if connection.half_open and not self._shake_hands(connection):
+                now = perf_counter()
+                if now > deadline:
+                    self._events = events[number + 1 :]
+                    break
+                continue
             if event == EPOLLOUT or handler.pending:
                 changed.append(connection)
                 continue
@@ -222,8 +262,7 @@ class SelectListener:
             except (BlockingIOError, InterruptedError):
                 continue
             except OSError as error:
-                log.debug("%s: connection lost: %s", connection.peer, error)
-                self._drop(connection)
+                self._lost(connection, error)
                 continue
             received += size
             if connection.quiet and size:
@@ -294,8 +333,7 @@ class SelectListener:
             except (BlockingIOError, InterruptedError):
                 size = 0
             except OSError as error:
-                log.debug("%s: connection lost: %s", connection.peer, error)
-                self._drop(connection)
+                self._lost(connection, error)
                 return
             if size:
                 handler.sent(size)
@@ -313,7 +351,7 @@ class SelectListener:
             self._close_connection(connection)
             return
         waits = bool(handler.output)
-        if not waits and handler.greeted:
+        if not (waits or handler.stranger):
             self._waiting.pop(connection, None)
         elif connection not in self._waiting:
             self._waiting[connection] = None
@@ -327,7 +365,7 @@ class SelectListener:
         if events != connection.events:
             self._epoll.modify(connection.fd, events)
             connection.events = events
-        connection.quiet = events == EPOLLIN and handler.greeted and not handler.pending
+        connection.quiet = events == EPOLLIN and handler.admitted and not handler.pending
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_PASS):
@@ -347,16 +385,74 @@ class SelectListener:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix socket"
             self.adopt(sock, peer)
-            if len(self._connections) > self._connections_max:
-                self.refused += 1
-                most = self._connections_max
-                self._refuse(
-                    self._connections[sock.fileno()],
-                    TooManyConnections(
-                        f"the node has {most} connections, the most it is configured for (connections_max)",
-                        {"limit": most},
-                    ),
-                )
+
+    def _refuse_if_too_many(self, connection: _Connection) -> None:
+        most = self._connections_max
+        if len(self._connections) - len(self._half_open) > most:
+            self.refused += 1
+            text = f"the node has {most} connections, the most it is configured for (connections_max)"
+            self._refuse(connection, TooManyConnections(text, {"limit": most}))
+
+    def _shake_hands(self, connection: _Connection) -> bool:
+        """Goes on with the TLS handshake; whether it is complete, and the connection goes on."""
+        sock = connection.sock
+        assert isinstance(sock, TlsSocket)
+        try:
+            if connection.handler.closing:  # it has failed, and whoever reads of it, or not, leaves
+                if sock.plain.recv_into(self._receive_buffer) == 0:
+                    self._drop(connection)
+                return False
+            sock.shake_hands()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except NotTls:
+            self._opened(connection)
+            connection.use(sock.plain)
+            self._refuse(connection, TlsFailed(TLS_ONLY))
+            return False
+        except ssl.SSLError as error:
+            self._fail(connection, reason_of(error))
+            return False
+        except OSError as error:
+            if sock.begun:
+                self._give_up(connection, str(error))
+            else:  # it has said nothing at all: whoever looks whether somebody listens here
+                self._drop(connection)
+            return False
+        self._opened(connection)
+        self._refuse_if_too_many(connection)
+        return not connection.handler.closing
+
+    def _opened(self, connection: _Connection) -> None:
+        connection.half_open = False
+        del self._half_open[connection]
+
+    def _fail(self, connection: _Connection, why: str) -> None:
+        """The client was told why its handshake has failed. It is kept until it leaves or its time is over: if it were
+        closed now, what it has sent meanwhile would make the system take that from it."""
+        self._handshake_failed(connection, why)
+        connection.handler.end()
+        try:
+            connection.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._drop(connection)
+
+    def _give_up(self, connection: _Connection, why: str) -> None:
+        """Drops one that is half open."""
+        if not connection.handler.closing:
+            self._handshake_failed(connection, why)
+        self._drop(connection)
+
+    def _handshake_failed(self, connection: _Connection, why: str) -> None:
+        self.tls_failures += 1
+        self._closed_log.tell(f"{connection.peer}: TLS handshake failed: {why}")
+
+    def _lost(self, connection: _Connection, error: OSError) -> None:
+        if isinstance(error, ssl.SSLError):
+            self.tls_failures += 1
+            self._closed_log.tell(f"{connection.peer}: connection closed: TLS: {reason_of(error)}")
+        log.debug("%s: connection lost: %s", connection.peer, error)
+        self._drop(connection)
 
     def _pause_accepting(self, error: OSError) -> None:
         self._crowd_log.tell(
@@ -373,7 +469,7 @@ class SelectListener:
             self._epoll.modify(fd, EPOLLIN)
 
     async def _sweep(self) -> None:
-        """Closes connections that keep the node waiting: for their hello, or for output to be taken."""
+        """Closes connections that keep the node waiting: for their hello, their login, or for output to be taken."""
         while True:
             await trio.sleep(SWEEP_S)
             now = perf_counter()
@@ -381,14 +477,17 @@ class SelectListener:
             self._crowd_log.look()
             for connection in list(self._waiting):
                 waited = now - connection.waiting_since
-                if connection.handler.output:
+                if connection.half_open:
+                    if waited > limits.HELLO_TIMEOUT_S:
+                        self._give_up(connection, f"it is not complete after {waited:.0f} s")
+                elif connection.handler.output:
                     if waited > limits.STALLED_OUTPUT_TIMEOUT_S:
                         self._closed_log.tell(
                             f"{connection.peer}: connection closed: it has read no answer for {waited:.0f} s"
                         )
                         self._drop(connection)
-                elif not connection.handler.greeted and waited > limits.HELLO_TIMEOUT_S:
-                    self._refuse(connection, no_hello())
+                elif connection.handler.stranger and now - connection.accepted_at > limits.HELLO_TIMEOUT_S:
+                    self._refuse(connection, connection.handler.overdue())
 
             for connection in list(self._connections.values()):
                 size = connection.handler.unfinished_bytes
@@ -403,11 +502,12 @@ class SelectListener:
 
     def _close_connection(self, connection: _Connection) -> None:
         notice = connection.handler.notice
+        self.tls_failures += isinstance(notice, TlsFailed)
         if isinstance(notice, TooManyConnections):
             self._crowd_log.tell(
                 f"{connection.peer}: connection refused: {notice} (refused since the start: {self.refused})"
             )
-        elif notice is not None and not isinstance(notice, ShuttingDown):
+        elif notice is not None and not isinstance(notice, ShuttingDown | NotAuthenticated):  # who gives these tells
             self._closed_log.tell(f"{connection.peer}: connection closed: {notice}")
         if notice is not None and not connection.input_ended:
             # Input that was not read would make close() send a reset, and a reset takes the notice from the client.
@@ -424,6 +524,7 @@ class SelectListener:
         del self._connections[connection.fd]
         self._waiting.pop(connection, None)
         self._busy.pop(connection, None)
+        self._half_open.pop(connection, None)
         connection.handler.end()
         self._epoll.unregister(connection.fd)
         connection.sock.close()
@@ -435,6 +536,8 @@ class SelectListener:
 
     def _close(self) -> None:
         self.stop_accepting()
+        for connection in list(self._half_open):
+            self._drop(connection)
         for connection in list(self._connections.values()):
             self._refuse(connection, ShuttingDown("the node is shutting down"))
         for connection in list(self._connections.values()):

@@ -5,7 +5,8 @@ from typing import Any
 
 from swarm.core.errors import ProtocolError, UnsupportedVersion, WrongKind
 from swarm.core.framing import Message
-from swarm.core.limits import HELLO_BYTES_MAX
+from swarm.core.limits import HELLO_BYTES_MAX, NONCE_BYTES
+from swarm.core.login import METHOD
 from swarm.core.protocol import VERSION, Limits, brief
 
 MAGIC = "swarm"
@@ -43,6 +44,10 @@ class NodeHello:
     compression: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     """What only this kind of node tells, for instance its hash range."""
+    authentication: tuple[str, ...] = ()
+    """Methods of which the client has to use one; none: it need not log in."""
+    nonce: bytes = b""
+    """For the login, if there is one."""
 
     def to_message(self) -> Message:
         shared: dict[str, Any] = {
@@ -50,8 +55,10 @@ class NodeHello:
             "node": self.node,
             "limits": self.limits.to_wire(),
             "compression": self.compression,
-            "authentication": [],
+            "authentication": list(self.authentication),
         }
+        if self.authentication:
+            shared["nonce"] = self.nonce
         return (MAGIC, VERSION, shared | self.facts)
 
     @classmethod
@@ -68,9 +75,14 @@ class NodeHello:
             raise ProtocolError("in the node's hello kind, node or compression is not as it should be")
         if not all(type(limit) is int and limit > 0 for limit in node_limits.values()):
             raise ProtocolError("in the node's hello a limit is not a number above 0")
-        if authentication != []:
-            raise ProtocolError("the node asks for authentication, which this client does not know")
-        return cls(kind, node, Limits(**node_limits), compression, facts)
+        if type(authentication) is not list or not all(type(method) is str for method in authentication):
+            raise ProtocolError("in the node's hello authentication is not an array of text")
+        nonce = facts.get("nonce", b"")
+        if METHOD in authentication and (type(nonce) is not bytes or len(nonce) != NONCE_BYTES):
+            raise ProtocolError(
+                f"the node asks for authentication by {METHOD}, and its nonce is not {NONCE_BYTES} bytes"
+            )
+        return cls(kind, node, Limits(**node_limits), compression, facts, tuple(authentication), nonce)
 
 
 def _facts(messages: list[Message], peer: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from time import perf_counter
 import trio
 
 from swarm.core import limits
-from swarm.core.connection_handler import ConnectionHandler, no_hello, unfinished_frame
+from swarm.core.connection_handler import ConnectionHandler
 from swarm.core.request_handler import Service
 
 log = logging.getLogger(__name__)
@@ -15,8 +15,9 @@ log = logging.getLogger(__name__)
 SEND_BYTES = limits.RECEIVE_BYTES  # at once: so long may the other end take to read them
 
 
-async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
-    """Serves one connection until either side ends it; closes the stream."""
+async def serve_stream(service: Service, stream: trio.abc.Stream, peer: str = "unknown address") -> None:
+    """Serves one connection until either side ends it; closes the stream. peer: the client's host:port, for logs."""
+    begun = trio.current_time()
     output = trio.Event()
 
     def flush_soon() -> None:
@@ -41,10 +42,10 @@ async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
 
     async def receive() -> None:
         while not handler.closing:
-            with trio.move_on_after(_patience_s(handler)) as waiting:
+            with trio.move_on_at(_patience_until(handler, begun)) as waiting:
                 data = await stream.receive_some(limits.RECEIVE_BYTES)
             if waiting.cancelled_caught:
-                handler.refuse(no_hello() if not handler.greeted else unfinished_frame())
+                handler.refuse(handler.overdue())
             elif not data:
                 handler.end_of_input()
             else:
@@ -67,7 +68,7 @@ async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
             service.in_pass = True
             handler.work(now, now + limits.PASS_SECONDS_MAX)
 
-    handler = ConnectionHandler(service, flush_soon)
+    handler = ConnectionHandler(service, flush_soon, peer)
     try:
         async with stream, trio.open_nursery() as nursery:
             nursery.start_soon(send)
@@ -78,8 +79,8 @@ async def serve_stream(service: Service, stream: trio.abc.Stream) -> None:
         handler.end()
 
 
-def _patience_s(handler: ConnectionHandler) -> float:
-    """How long to wait for more input."""
-    if not handler.greeted:
-        return limits.HELLO_TIMEOUT_S
-    return limits.UNFINISHED_FRAME_TIMEOUT_S if handler.unfinished_bytes else math.inf
+def _patience_until(handler: ConnectionHandler, begun: float) -> float:
+    """How long to wait for more input, in trio's time. begun: when the connection was."""
+    if handler.stranger:
+        return begun + limits.HELLO_TIMEOUT_S
+    return trio.current_time() + limits.UNFINISHED_FRAME_TIMEOUT_S if handler.unfinished_bytes else math.inf

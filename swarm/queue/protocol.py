@@ -102,27 +102,27 @@ PUSH_MANY = Request(
     access="write",
     repeatable=False,
 )
-POP = Request(34, "pop", (CHANNEL,), access="write", repeatable=False)
-POP_MANY = Request(35, "pop many", (CHANNEL, RECORDS), access="write", repeatable=False)
+POP = Request(34, "pop", (CHANNEL,), takes=True, repeatable=False)
+POP_MANY = Request(35, "pop many", (CHANNEL, RECORDS), takes=True, repeatable=False)
 WAIT_POP = Request(
     36,
     "wait pop",
     (CHANNEL, RECORDS, integer("wait", 0, limits.POP_WAIT_MS_MAX)),
-    access="write",
+    takes=True,
     repeatable=False,
 )
 CONSUME = Request(
     37,
     "consume",
     (CHANNEL, Parameter("subscriber", _check_subscriber_or_own), RECORDS, CREDIT),
-    access="write",
+    takes=True,
     streams=True,
 )
 ACKNOWLEDGE = Request(
     38,
     "acknowledge",
     (integer("stream", 1, limits.REQUEST_ID_MAX), Parameter("ranges", _check_ranges)),
-    access="write",
+    takes=True,
 )
 QUEUES = Request(39, "queues", (CHANNEL,))
 DROP_SUBSCRIBER = Request(

@@ -90,6 +90,10 @@ class NodeProcess:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def reload(self) -> None:
+        """SIGHUP: it opens its logs anew, and reads its credentials; what it tells of that is in its output."""
+        self._signal(signal.SIGHUP)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         self.pause()

@@ -30,6 +30,7 @@ from swarm.core.config import Address
 from swarm.core.connection_handler import ConnectionHandler
 from swarm.core.node import LimitsSection, Node, listen
 from swarm.core.request_handler import Service
+from swarm.core.tls import NodeTls
 from swarm.dht.hash_range import HashRange
 
 KIB = 1024
@@ -52,13 +53,15 @@ CHANNEL_REMOVED = 26
 TOO_MANY_REQUESTS = 27
 TOO_MANY_CHANNELS = 28
 PROTOCOL_ERROR = 32
+TLS_FAILED = 39
 UNSUPPORTED_VERSION = 33
 WRONG_KIND = 34
 TOO_MANY_CONNECTIONS = 35
 SHUTTING_DOWN = 36
-TOO_SLOW = 37
+NOT_AUTHENTICATED = 37
+NOT_ALLOWED = 38
 
-PING, CREDIT, STOP, STATS, CHANNELS, CHANNEL_SIZE, SIZE, REMOVE_CHANNEL = range(1, 9)
+PING, CREDIT, STOP, STATS, CHANNELS, CHANNEL_SIZE, SIZE, REMOVE_CHANNEL, AUTHENTICATE = range(1, 10)
 HEALTH, EVENTS = 10, 11
 PUT, PUT_MANY, GET, GET_MANY, EXISTS, REMOVE, UPDATE, GET_ALL, GET_ALL_KEYS, HASH_RANGE, LISTEN = range(16, 27)
 BEGIN_DUMP, END_DUMP = 27, 28
@@ -175,7 +178,7 @@ class DirectConnection:
         assert not handler.pending, "a driver does not read while requests are pending"
         view = memoryview(bytearray(data))
         with self._in_pass():
-            if handler.greeted and not handler.output and not handler.closing:
+            if handler.admitted and not handler.output and not handler.closing:
                 answer = handler.exchange(view, len(view), perf_counter(), math.inf)
                 if answer is not None:
                     handler.put_back(answer, 0)
@@ -354,9 +357,10 @@ class RunningNode:
 
 
 @asynccontextmanager
-async def running_dht(**options: Any) -> AsyncIterator[RunningNode]:
+async def running_dht(*, tls: NodeTls | None = None, **options: Any) -> AsyncIterator[RunningNode]:
     """A dht node of this process that listens on loopback. options: of make_dht. It must be alive at the end."""
     node = make_dht(**options)
+    node.tls = tls
     with closing(listen(Address("127.0.0.1", 0))) as sock:
         async with trio.open_nursery() as nursery:
             running = RunningNode(node, sock.getsockname())

@@ -50,6 +50,7 @@ from raw_client import (
     SIZE,
     STATS,
     STOP,
+    TLS_FAILED,
     TOO_MANY_CHANNELS,
     TOO_MANY_REQUESTS,
     UNKNOWN_REQUEST,
@@ -133,7 +134,7 @@ def test_the_hello_of_a_node() -> None:
     ("first", "status"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", PROTOCOL_ERROR),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", PROTOCOL_ERROR),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", TLS_FAILED),
         (b"\x00\x00\x00\x00", PROTOCOL_ERROR),
         (b"\xff\xff\xff\xff", PROTOCOL_ERROR),
         (b"\x00\x00\x10\x01", PROTOCOL_ERROR),

@@ -7,6 +7,7 @@ import pytest
 
 from swarm.core import errors, limits, protocol
 from swarm.core.errors import SwarmError
+from swarm.core.login import METHOD
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
 from swarm.dht import protocol as dht_protocol
@@ -114,7 +115,7 @@ def test_no_code_is_used_twice() -> None:
 
 def test_which_requests_are_repeatable() -> None:
     """Carried out twice they leave, and answer, the same as once."""
-    not_repeatable = {"remove channel", "remove", "update", "begin dump"}
+    not_repeatable = {"remove channel", "authenticate", "remove", "update", "begin dump"}
     not_repeatable |= {"push", "push many", "pop", "pop many", "wait pop", "drop subscriber"}
     for module in (protocol, dht_protocol, queue_protocol):
         for request in requests_of(module).values():
@@ -163,7 +164,7 @@ def test_whose_fault_an_error_is_and_whether_to_try_again(row: Row) -> None:
     error = errors_with_a_code()[int(code)]
     assert error.fault == fault
     assert error.try_again == (again != "no")
-    assert ("notice" in details) == (32 <= int(code) < 48)
+    assert ("notice" in details) == (32 <= int(code) <= 37 or code == "39")
 
 
 def test_errors_named_in_the_text_are_in_the_table() -> None:
@@ -270,12 +271,40 @@ def test_the_facts_of_the_hellos() -> None:
     client_facts, node_facts, refusals = tables(section("2. Hello"))
     assert [row[0] for row in client_facts] == ["`client`", "`kind`", "`compression`"]
     assert number(client_facts[0][2]) == 128
-    told = NodeHello("dht", "node", protocol.DEFAULT_LIMITS).to_message()[2]
+    told = NodeHello("dht", "node", protocol.DEFAULT_LIMITS, authentication=(METHOD,)).to_message()[2]
     documented = {row[0].strip("`") for row in node_facts}
     assert documented == {*told, "hash_range"}
     for name in told["limits"]:
         assert f"`{name}`" in section("2. Hello")
     assert len(refusals) == 3
+
+
+# Authentication.
+
+
+def test_bounds_of_authentication() -> None:
+    title = "8. Authentication"
+    assert number_after("for each a name (1 to", title) == limits.CLIENT_NAME_LENGTH_MAX
+    assert number_after("a key of", title) == limits.CLIENT_KEY_BYTES
+    assert number_after("`nonce` of its own (bin of", title) == limits.NONCE_BYTES
+    assert number_after("a `proof` (bin of", title) == limits.PROOF_BYTES
+    assert f"delay, {limits.LOGIN_DELAY_FIRST_S:g} s at first" in section(title)
+    assert number_after("of the same address (IPv6: of its first 64 bits) up to", title) == limits.LOGIN_DELAY_MAX_S
+    assert number_after("and is 0.5 s again after", title) == limits.LOGIN_FAILURES_FORGOTTEN_S
+    assert number_after("nobody has tried to log in within", title) == limits.HELLO_TIMEOUT_S
+    assert f"**{METHOD}**" in section(title)
+    assert f"`{METHOD}`" in section("2. Hello")
+
+
+def test_the_access_of_each_request() -> None:
+    documented = {access: re.split(r"[,;] ", names) for access, names in tables(section("8. Authentication"))[0]}
+    requests: dict[str, list[str]] = {"read": [], "write": [], "admin": []}
+    about_streams = {protocol.GRANT_CREDIT.name, protocol.STOP.name, protocol.AUTHENTICATE.name}
+    for module in (protocol, dht_protocol, queue_protocol, logfiles_protocol):
+        for request in requests_of(module).values():
+            if request.name not in {*about_streams, *requests[request.access]}:
+                requests[request.access].append(request.name)
+    assert documented == requests
 
 
 def test_the_version() -> None:

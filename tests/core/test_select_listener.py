@@ -28,6 +28,7 @@ from raw_client import (
     SHUTTING_DOWN,
     SIZE,
     STATS,
+    TLS_FAILED,
     TOO_MANY_CONNECTIONS,
     UNSUPPORTED_VERSION,
     WRONG_KIND,
@@ -104,7 +105,7 @@ async def test_a_request_in_many_small_pieces() -> None:
     ("data", "status"),
     [
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", PROTOCOL_ERROR),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 500, PROTOCOL_ERROR),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 500, TLS_FAILED),
         (bytes(1000), PROTOCOL_ERROR),
         (b"\xff" * MIB, PROTOCOL_ERROR),
         (struct.pack(">I", 2**31 - 1), PROTOCOL_ERROR),

@@ -231,9 +231,23 @@ def test_node_limits_that_are_no_numbers(value: object) -> None:
         NodeHello.from_messages([["swarm", 1, node_facts(limits=NODE_FACTS["limits"] | {"streams": value})]])
 
 
-def test_a_node_that_asks_for_what_this_client_cannot_do() -> None:
+@pytest.mark.parametrize("authentication", [None, "hmac-sha-512", [1], [None], {}, [b"hmac-sha-512"]], ids=str)
+def test_what_is_no_authentication(authentication: object) -> None:
     with pytest.raises(ProtocolError, match="authentication"):
-        NodeHello.from_messages([["swarm", 1, node_facts(authentication=["hmac"])]])
+        NodeHello.from_messages([["swarm", 1, node_facts(authentication=authentication, nonce=bytes(32))]])
+
+
+@pytest.mark.parametrize("nonce", [None, "x" * 32, b"", bytes(31), bytes(33), [0] * 32], ids=repr)
+def test_what_is_no_nonce(nonce: object) -> None:
+    with pytest.raises(ProtocolError, match="nonce"):
+        NodeHello.from_messages([["swarm", 1, node_facts(authentication=["hmac-sha-512"], nonce=nonce)]])
+
+
+def test_a_node_that_asks_for_authentication() -> None:
+    hello = NodeHello.from_messages([["swarm", 1, node_facts(authentication=["x", "hmac-sha-512"], nonce=bytes(32))]])
+    assert hello.authentication == ("x", "hmac-sha-512")
+    assert hello.nonce == bytes(32)
+    assert NodeHello.from_messages([["swarm", 1, node_facts(authentication=["x"])]]).authentication == ("x",)
 
 
 @settings(max_examples=50, deadline=None)
