@@ -38,7 +38,8 @@ def check_http(section: HttpSection) -> None:
             "[http] if that is what you want"
         )
     try:
-        import_module("swarm.core.http_pages")
+        for module in ("http_pages", "http_server"):
+            import_module(f"swarm.core.{module}")
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"section [http] needs the package {error.name}, which is not installed: pip install 'swarm[http]'"

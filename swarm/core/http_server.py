@@ -75,7 +75,7 @@ class HttpServer:
     async def run(self) -> None:
         """Serves until it is cancelled."""
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._sock))
-        async with trio.open_nursery() as connections:
+        async with listener, trio.open_nursery() as connections:
             while True:
                 try:
                     stream = await listener.accept()
@@ -110,10 +110,13 @@ class HttpServer:
 
     async def answer(self, scope: Any, receive: Any, send: Any, *_: Any) -> None:
         """The application, as Hypercorn calls it, in its turn."""
-        async with self._turn:
-            await trio.sleep(limits.HTTP_PACE_S)
-        self.requests += 1
-        await self._application(scope, receive, send)
+        async with trio.open_nursery() as beside:
+            beside.start_soon(_discard, receive)
+            async with self._turn:
+                await trio.sleep(limits.HTTP_PACE_S)
+            self.requests += 1
+            await self._application(scope, receive, send)
+            beside.cancel_scope.cancel()
 
 
 class _Connection:
@@ -160,7 +163,7 @@ class _Connection:
         """What Hypercorn has for the connection."""
         match event:
             case RawData():
-                if event.data.startswith(b"HTTP/1.1 4"):
+                if event.data.startswith((b"HTTP/1.1 4", b"HTTP/1.1 501")):
                     self._was_asked = True
                     self._server.refused += 1
                 async with self._sending:
@@ -176,15 +179,24 @@ class _Connection:
                 self._reading.cancel()
 
 
+async def _discard(receive: Callable[[], Awaitable[Message]]) -> None:
+    """What comes behind a request's head: Hypercorn ends an answer only when it could tell of its end, too."""
+    with suppress(trio.EndOfChannel, trio.ClosedResourceError):
+        while True:
+            await receive()
+
+
 async def _turn_away(stream: trio.SocketStream, status: str, reason: str) -> None:
     answer = (
         f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(reason) + 1}\r\nConnection: close\r\n"
         f"\r\n{reason}\n"
     )
-    with trio.move_on_after(LINGER_S), suppress(trio.BrokenResourceError):
-        await stream.send_all(answer.encode())
-        await _linger(stream)
-    await trio.aclose_forcefully(stream)
+    try:
+        with trio.move_on_after(LINGER_S), suppress(trio.BrokenResourceError):
+            await stream.send_all(answer.encode())
+            await _linger(stream)
+    finally:
+        await trio.aclose_forcefully(stream)
 
 
 async def _linger(stream: trio.SocketStream) -> None:
