@@ -5,8 +5,10 @@ send mail through a queue and write log lines; the load rises and falls, so that
 """
 
 import math
+import os
 import random
 import re
+import signal
 import subprocess
 import tempfile
 import threading
@@ -24,6 +26,7 @@ from tests.waiting import wait_until
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 WORKED_S = 150.0
+DUMP_S = 60.0  # after which the dumps begin
 WAVE_S = 70.0
 STEP_S = 0.05
 PICTURES = (
@@ -94,7 +97,10 @@ def main() -> None:
         stop = threading.Event()
         threads = load(data, opened, stop)
         try:
-            stop.wait(WORKED_S)
+            stop.wait(DUMP_S)
+            for pid in re.findall(r"dump-\d dumps .* \(pid (\d+)\)", output.read_text()):
+                os.kill(int(pid), signal.SIGUSR1)
+            stop.wait(WORKED_S - DUMP_S)
             IMAGES.mkdir(exist_ok=True)
             with running_browser(directory) as browser:
                 for picture, size, scheme, whole_page in PICTURES:

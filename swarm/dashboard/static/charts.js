@@ -156,7 +156,7 @@ export class Charts {
   }
 
   #fillTable() {
-    if (!document.getElementById("charts-details").open) return;
+    if (!document.getElementById("charts-details").open || !this.#history.times.length) return;
     const from = this.#history.times.at(-1) - this.#span;
     const begin = this.#history.times.findIndex((each) => each >= from);
     const known = (number, name) => this.#history.series[number][name].slice(begin).filter((each) => each !== null);

@@ -78,21 +78,23 @@ function summary(nodes) {
 }
 
 function connected(at_s) {
-  const pill = document.getElementById("connection");
   document.body.classList.remove("lost");
-  setAttribute(pill, "data-state", "good");
-  setAttribute(pill, "aria-label", "connected");
-  setText(pill, at_s ? `live ${time(at_s)}` : "the nodes are being asked");
+  tellConnection("good", at_s ? "live" : "the nodes are being asked", at_s ? time(at_s) : "", null);
 }
 
 function lost(error) {
-  const pill = document.getElementById("connection");
-  const since = answered_ms === null ? "" : `, ${duration(Math.round((Date.now() - answered_ms) / 1000))} ago`;
+  const since = answered_ms === null ? "" : `${duration(Math.round((Date.now() - answered_ms) / 1000))} ago`;
   document.body.classList.add("lost");
-  setAttribute(pill, "data-state", "bad");
-  setAttribute(pill, "aria-label", null);
-  setAttribute(pill, "title", String(error.message ?? error));
-  setText(pill, answered_ms === null ? "no connection" : `connection lost${since}`);
+  tellConnection("bad", answered_ms === null ? "no connection" : "connection lost", since, String(error.message ?? error));
+}
+
+/** when: what changes each second. It is not read aloud. */
+function tellConnection(state, text, when, why) {
+  const pill = document.getElementById("connection");
+  setAttribute(pill, "data-state", state);
+  setAttribute(pill, "title", why);
+  setText(pill.firstElementChild, text);
+  setText(pill.lastElementChild, when);
 }
 
 function pause(milliseconds) {

@@ -22,6 +22,8 @@ export function drawRing(now) {
   const drawn = JSON.stringify([now.ring, now.nodes.map((node) => node.up)]);
   if (picture.dataset.drawn !== drawn) {
     picture.dataset.drawn = drawn;
+    const half = problems.some(({ kind }) => kind === "overlap") ? OUTER + 28 : OUTER + 6;
+    setAttribute(picture, "viewBox", `${-half} ${-half} ${2 * half} ${2 * half}`);
     picture.replaceChildren(...(some ? picturesOf(now) : []));
   }
   fillTable(now, arcs, problems);
