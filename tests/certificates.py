@@ -40,7 +40,7 @@ class Authority:
         path.touch(0o600)
         issued.private_key_and_cert_chain_pem.write_to_path(path)
 
-    def node(self, *names: str, client_ca: Path | None = None, **times: Any) -> TlsSection:
+    def node(self, *names: str, client_ca: Any = None, **times: Any) -> TlsSection:
         """[tls] of a node that has a certificate for these names."""
         return TlsSection(certificate=str(self.issue(*names, **times)), client_ca=str(client_ca or ""))
 

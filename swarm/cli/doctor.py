@@ -6,17 +6,16 @@ import logging
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from swarm.cli.nodes import parse_timeout
+from swarm.cli.terminal import show_once
 from swarm.cli.watched import Watched, look, takes_watched
 from swarm.core.command_line import parsed_by
 from swarm.monitor.checks import Check, check_nodes
 from swarm.monitor.local_checks import check_machine
 
-WIDTH_MAX = 1000  # of a table that goes to no terminal
 _MARKS = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("–", "yellow")}
 
 
@@ -73,7 +72,6 @@ def _print(checks: list[Check]) -> None:
         if check.advice:
             said.append(f"\n→ {check.advice}", "default not bold")
         table.add_row(Text(mark, style), Text(check.name), Text(check.subject), said)
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDTH_MAX)).print(table)
+    show_once(table)
     findings = sum(check.ok is False for check in checks)
     click.echo(f"{findings} findings" if findings != 1 else "1 finding")

@@ -20,7 +20,7 @@ import trio
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from swarm.cli.terminal import write_output
+from swarm.cli.terminal import show_once, write_output
 from swarm.cli.top_table import SORTED_BY, draw
 from swarm.cli.watched import Watched, look, takes_watched
 from swarm.core.command_line import parsed_by
@@ -29,7 +29,6 @@ from swarm.monitor import Watch
 
 INTERVAL_S_MIN = 0.1
 INTERVAL_S_MAX = 3600.0
-WIDTH_MAX = 1000  # of a table that goes to no terminal
 KEYS_BYTES_MAX = 64  # read at a time
 
 
@@ -89,9 +88,7 @@ async def _write_json(watch: Watch, interval_s: float, once: bool) -> None:
 
 async def _print_once(watch: Watch, console: Console) -> None:
     await watch.second_round()
-    if not console.is_terminal:
-        console = Console(width=WIDTH_MAX)
-    console.print(draw(watch.views(), columns=console.width if console.is_terminal else None))
+    show_once(draw(watch.views(), columns=console.width if console.is_terminal else None))
 
 
 class _Screen:

@@ -68,7 +68,7 @@ def draw(
     room = PROBLEMS_MAX if lines is None else max(lines - len(rows) - 1 - with_keys, 1)
     if len(found) > room:
         found = [*found[: room - 1], f"and {len(found) - room + 1} more"]
-    below = [Text(each, "red", no_wrap=True, overflow="ellipsis") for each in found]
+    below = [Text(each, "red", no_wrap=lines is not None, overflow="ellipsis" if lines else None) for each in found]
     return Group(_table(rows, columns), *below, *([_keys(sorted_by)] if with_keys else []))
 
 

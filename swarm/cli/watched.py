@@ -122,7 +122,8 @@ def look(watch: Watch, show: Callable[[], Awaitable[None]]) -> None:
 
     async def run() -> None:
         nonlocal failed
-        with trio.open_signal_receiver(*SIGNALS) as signals:  # before anything is opened that is to be closed
+        heeded = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # nohup ignores one
+        with trio.open_signal_receiver(*heeded) as signals:  # before anything is opened that is to be closed
             async with trio.open_nursery() as tasks:
                 tasks.start_soon(wait_for_signal, signals, tasks.cancel_scope)
                 tasks.start_soon(watch.run)

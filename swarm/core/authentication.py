@@ -12,7 +12,7 @@ for whom something has changed are cut off.
 import hmac
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import trio
 
@@ -30,6 +30,7 @@ from swarm.core.restrictions import restricted
 log = logging.getLogger(__name__)
 
 FAILED_LINES_MAX = 20  # of what clients may cause, in SELDOM_S
+CONNECTIONS_PER_STEP = 64  # that are looked at, and perhaps closed, some 3 ms
 
 
 class Authentication:
@@ -69,14 +70,19 @@ class Authentication:
         for name, client in before.items():
             if clients.get(name) != client:
                 self._tables.pop(name, None)
-        for connection, client in list(self._connections.items()):
-            now = clients.get(client.name)
-            if now != client:
+        self._service.in_steps(self._cut_off_those_that_changed())
+
+    def _cut_off_those_that_changed(self) -> Iterator[None]:
+        for number, (connection, client) in enumerate(list(self._connections.items()), 1):
+            now = self._clients.get(client.name)
+            if now != client and connection in self._connections:
                 what = "is no client any more" if now is None else "has other credentials or permissions now"
                 log.info("%s: connection closed: %s %s", connection.peer, client.name, what)
                 connection.cut_off(
                     NotAuthenticated(f"{client.name} {what}: the node has read its credentials anew; log in again")
                 )
+            if number % CONNECTIONS_PER_STEP == 0:
+                yield
 
     def _login(
         self, connection: ConnectionHandler, request_id: int, name: str, nonce: bytes, proof: bytes

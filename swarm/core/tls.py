@@ -47,7 +47,7 @@ _ALERTS = {
     "TLSV1_ALERT_PROTOCOL_VERSION": "the two ends have no version of TLS in common; the node wants 1.2 at least",
 }
 NOT_TLS = "the node does not speak TLS: reach it without, or configure [tls] at the node"
-TLS_ONLY = "this node speaks TLS only: give the client tls=client_context(…) (--tls, --tls-ca FILE)"
+TLS_ONLY = "this node speaks TLS only: give the client tls=client_context(ca) (--tls-ca FILE)"
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,8 @@ def _health(views: Sequence[NodeView]) -> Iterator[Check]:
         if view.state == "up":
             findings = [(rule, text) for rule, text in view.findings if rule != DUMP_RULE]
             for rule, text in findings:
-                yield Check("health", _name(view), False, f"{rule}: {text}", "docs/operations.md tells of each rule")
+                yield Check(
+                    "health", _name(view), False, f"{rule}: {text}", "docs/operations.md tells more of each rule"
+                )
             if not findings:
                 yield Check("health", _name(view), True, "the node finds nothing wrong with itself")

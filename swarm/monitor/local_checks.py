@@ -44,13 +44,14 @@ def check_machine(prefix: Path, user: str = USER) -> list[Check]:
     checks: list[Check] = []
     for directory in directories:
         if prefix == Path("/") and SYSTEMD.exists():
-            checks += _units(directory)
+            checks += check_units(directory)
         checks += _secrets(directory, prefix)
         checks += _data(directory / "data", user)
     return checks
 
 
-def _units(directory: Path) -> Iterator[Check]:
+def check_units(directory: Path) -> Iterator[Check]:
+    """Whether the node of this directory starts with the machine, and its dhtdump. systemctl is asked."""
     kind, name = directory.parent.name, directory.name
     alternatives: list[tuple[str, ...]] = [(f"{kind}@{name}.service", f"{kind}@{name}.socket")]
     if kind == "dht":

@@ -29,7 +29,8 @@ _GZIP = b"\x1f\x8b"
 
 _COUNTERS = frozenset(
     "accepted refused protocol_errors bytes_in bytes_out handled failed journal_syncs journal_times_full "  # noqa: SIM905
-    "listeners_lost redelivered syncs sealed dropped damages damaged failures dumps".split()
+    "tls_failures authentication_failures not_allowed http_requests http_refused listeners_lost redelivered syncs "
+    "sealed dropped damages damaged failures dumps".split()
 )
 """Last parts of names of figures that only grow, until the node is started again."""
 

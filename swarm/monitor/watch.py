@@ -26,7 +26,17 @@ from swarm.core.async_client import AsyncClient
 from swarm.core.client_session import Call, Steps
 from swarm.core.config import Address
 from swarm.core.credentials import CredentialsOption
-from swarm.core.errors import NodeUnreachable, ProtocolError, RequestTimeout, SwarmError, WrongKind, not_connected
+from swarm.core.errors import (
+    NodeUnreachable,
+    NotAllowed,
+    NotAuthenticated,
+    ProtocolError,
+    RequestTimeout,
+    SwarmError,
+    TlsFailed,
+    WrongKind,
+    not_connected,
+)
 from swarm.core.known_nodes import KnownNodes
 from swarm.core.protocol import Request, brief
 from swarm.core.session import NodeHello
@@ -265,18 +275,14 @@ def _text(error: SwarmError) -> str:
     return why.text if isinstance(why, SwarmError) else str(why)
 
 
-_REASONS = {37: Reason.CREDENTIALS, 38: Reason.CREDENTIALS, 39: Reason.TLS}
-"""By the error's code on the wire: not authenticated, not allowed, TLS failed."""
-
-
 def _reason(error: SwarmError) -> Reason:
     match why := _why(error):
-        case SwarmError() if why.code in _REASONS:
-            return _REASONS[why.code]
+        case NotAuthenticated() | NotAllowed():
+            return Reason.CREDENTIALS
+        case TlsFailed() | ssl.SSLError():
+            return Reason.TLS
         case ConnectionRefusedError() | FileNotFoundError():  # no file: of a Unix socket
             return Reason.REFUSED
-        case ssl.SSLError():
-            return Reason.TLS
         case NodeUnreachable() | RequestTimeout() | TimeoutError():
             return Reason.TIMEOUT
         case socket.gaierror():

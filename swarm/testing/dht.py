@@ -9,7 +9,7 @@ from pathlib import Path
 from nodes.dht.config import DhtConfig
 from nodes.dht.node import make_node
 from swarm.dht.hash_range import split_evenly
-from swarm.testing.nodes import MakeNode, MemoryNodes, RunningNodes, run_in_memory, run_in_thread
+from swarm.testing.nodes import MakeNode, MemoryNodes, RunningNodes, run_in_memory, run_in_thread, with_tls
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def running_dht(
     milliseconds. A node that crashes breaks its connections, and its error is raised when the block is left.
 
     nodes: how many, of which each has an equal part of the hash range; or the configuration of each.
-    config: limits and memory limit of every node; its address, data directory and logs are not used.
+    config: limits, memory limit and TLS of every node; its address, data directory and logs are not used.
     unix_directory: listen on Unix sockets in it, and not on loopback.
     """
     with run_in_thread("dht", _makers(nodes, config), unix_directory) as running:
@@ -45,10 +45,10 @@ async def dht_in_memory(
 def _makers(nodes: int | Sequence[DhtConfig], config: DhtConfig | None) -> list[MakeNode]:
     if not isinstance(nodes, int):
         assert config is None, "each node has its configuration already"
-        return [partial(make_node, _without_files(each)) for each in nodes]
+        return [with_tls(partial(make_node, _without_files(each)), each.tls) for each in nodes]
     base = _without_files(config or DhtConfig())
     configs = [replace(base, node=replace(base.node, hash_range=each)) for each in split_evenly(nodes)]
-    return [partial(make_node, each) for each in configs]
+    return [with_tls(partial(make_node, each), each.tls) for each in configs]
 
 
 def _without_files(config: DhtConfig) -> DhtConfig:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from nodes.logfiles.config import LogfilesConfig, StoreSection
 from nodes.logfiles.node import make_node
 from nodes.logfiles.off_loop import OffLoop, at_once, in_thread
-from swarm.testing.nodes import MakeNode, MemoryNodes, RunningNodes, run_in_memory, run_in_thread
+from swarm.testing.nodes import MakeNode, MemoryNodes, RunningNodes, run_in_memory, run_in_thread, with_tls
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def _makers(
         def maker(number: int, each: LogfilesConfig) -> MakeNode:
             directory = (data or Path(temporary)) / str(number)
             placed = replace(each, node=replace(each.node, data=directory))
-            return lambda: make_node(placed, off_loop=off_loop)
+            return with_tls(lambda: make_node(placed, off_loop=off_loop), placed.tls)
 
         yield [maker(number, each) for number, each in enumerate(_configs(nodes, config))]
 

@@ -17,10 +17,22 @@ import trio
 from swarm.core.config import Address
 from swarm.core.node import Node, listen
 from swarm.core.select_listener import SelectListener
+from swarm.core.tls import TlsSection, node_tls
 from swarm.core.transports import SocketTransport, Transport
 from swarm.testing.memory import connect_in_memory
 
 MakeNode = Callable[[], Node]
+
+
+def with_tls(make_node: MakeNode, section: TlsSection) -> MakeNode:
+    """Makes nodes that speak TLS where they listen on loopback, if [tls] of their configuration says so."""
+
+    def make() -> Node:
+        node = make_node()
+        node.tls = node_tls(section)
+        return node
+
+    return make
 
 
 class RunningNodes:

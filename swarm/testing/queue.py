@@ -10,7 +10,7 @@ from nodes.queue.config import QueueConfig, QueueSection
 from nodes.queue.node import close_queues, make_node
 from swarm.core.limits import MIB
 from swarm.core.node import Node
-from swarm.testing.nodes import MakeNode, MemoryNodes, RunningNodes, run_in_memory, run_in_thread
+from swarm.testing.nodes import MakeNode, MemoryNodes, RunningNodes, run_in_memory, run_in_thread, with_tls
 
 RING_BYTES = 1 * MIB  # of each queue, unless a configuration says otherwise: a test has room for many
 
@@ -68,7 +68,7 @@ def _makers(
                 made.append(make_node(placed))
                 return made[-1]
 
-            return make
+            return with_tls(make, placed.tls)
 
         try:
             yield [maker(number, each) for number, each in enumerate(configs)]

@@ -1,6 +1,7 @@
 """`swarm doctor` with real nodes and broken ones, and with the files of an installation."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from swarm.core.limits import MIB
 from swarm.dht.hash_range import HASH_MAX, HashRange
 from swarm.monitor import NodeView, Reason
 from swarm.monitor.checks import Check, check_nodes
-from swarm.monitor.local_checks import check_machine
+from swarm.monitor.local_checks import check_machine, check_units
 from swarm.testing import DhtProcess, LogfilesProcess, QueueProcess
+from tests.certificates import Authority
 from tests.cli.commands import swarm
 from tests.monitor.hostile import for_stats, hostile_node
 
@@ -65,6 +67,43 @@ def test_each_way_not_to_be_reachable(tmp_path: Path) -> None:
     assert texts == ["refused", "kind", "timeout", "protocol", "unreachable"]
 
 
+def test_a_login_that_is_missing_or_wrong_is_told(tmp_path: Path) -> None:
+    known = tmp_path / "known"
+    options = {"reader": ("--read", "*"), "writer": ("--write", "*"), "admin": ("--read", "*", "--admin", "*")}
+    for name, permissions in options.items():
+        mine = ("--client-file", str(tmp_path / name))
+        assert swarm("credentials", "add", name, "--file", str(known), *permissions, *mine).returncode == 0
+    (tmp_path / "stranger").write_text(f"reader:{'00' * 32}\n")
+    (tmp_path / "stranger").chmod(0o600)
+    config = DhtConfig(node=NodeSection(credentials=str(known)))
+    with DhtProcess(tmp_path / "node", config) as node:
+        told = {
+            name: findings("--dht", node.address, *(("--credentials", str(tmp_path / name)) if name else ()))
+            for name in ("", "stranger", "writer", "reader", "admin")
+        }
+    for name in ("", "stranger"):
+        [(check, subject, text)] = told[name]
+        assert (check, subject) == ("reachable", f"dht {node.address}")
+        assert text.startswith("credentials: ")
+    assert told["reader"] == told["writer"] == told["admin"] == []  # figures are for every client that has logged in
+
+
+def test_tls_that_is_missing_or_wrong_is_told(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path / "ca"), Authority(tmp_path / "stranger")
+    with (
+        DhtProcess(tmp_path / "tls", DhtConfig(tls=authority.node())) as with_tls,
+        DhtProcess(tmp_path / "plain") as plain,
+    ):
+        assert findings("--dht", with_tls.address, "--tls-ca", str(authority.ca)) == []
+        for options in (
+            ("--dht", with_tls.address),
+            ("--dht", with_tls.address, "--tls-ca", str(stranger.ca)),
+            ("--dht", plain.address, "--tls-ca", str(authority.ca)),
+        ):
+            [(check, _, text)] = findings(*options)
+            assert (check, text.partition(":")[0]) == ("reachable", "tls")
+
+
 def test_another_version_is_a_finding() -> None:
     with hostile_node("queue", for_stats({}), software="queuenode 0.0.9") as address:
         assert findings("--queue", address) == [
@@ -92,19 +131,16 @@ def test_what_a_node_finds_wrong_with_itself_is_a_finding(tmp_path: Path) -> Non
         ([HashRange(), HashRange()], [f"overlap: {HashRange()}"]),
     ],
 )
-def test_gaps_and_overlaps_between_real_nodes(tmp_path: Path, ranges: list[HashRange], texts: list[str]) -> None:
-    nodes = [
-        DhtProcess(tmp_path / str(number), DhtConfig(node=NodeSection(hash_range=each)))
-        for number, each in enumerate(ranges)
-    ]
-    try:
-        for node in nodes:
-            node.start()
-        found = findings("--dht", ",".join(node.address for node in nodes))
-    finally:
-        for node in nodes:
-            node.stop()
-    assert [(name, text) for name, _, text in found] == [("hash ranges", text) for text in texts]
+def test_gaps_and_overlaps(ranges: list[HashRange], texts: list[str]) -> None:
+    assert failed(check_nodes([up(hash_range=each) for each in ranges])) == [f"hash ranges: {text}" for text in texts]
+
+
+def test_a_gap_between_real_nodes(tmp_path: Path) -> None:
+    ranges = (HashRange(0, 99), HashRange(101, HASH_MAX))
+    first, second = (DhtConfig(node=NodeSection(hash_range=each)) for each in ranges)
+    with DhtProcess(tmp_path / "1", first) as one, DhtProcess(tmp_path / "2", second) as other:
+        found = findings("--dht", f"{one.address},{other.address}")
+    assert found == [("hash ranges", "", f"gap: {HashRange(100, 100)}")]
 
 
 def up(kind: str = "dht", **figures: object) -> NodeView:
@@ -204,6 +240,22 @@ def test_a_data_directory_that_is_missing_or_none_is_a_finding(installation: Pat
     assert local_failures(installation)[0][0] == "data"
     data.unlink()
     data.mkdir()
+
+
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="needs systemctl (Debian package systemd)")
+def test_units_that_are_not_enabled_are_a_finding() -> None:
+    found = list(check_units(Path("/srv/dht/no-such-instance")))
+    assert [(check.name, check.subject, check.ok) for check in found] == [
+        ("unit", f"{unit}@no-such-instance.service", False) for unit in ("dht", "dhtdump")
+    ]
+    assert found[1].advice == "systemctl enable --now dhtdump@no-such-instance.service"
+
+
+def test_where_there_is_no_systemctl_units_are_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    [check] = check_units(Path("/srv/queue/a"))
+    assert (check.ok, check.advice) == (False, "systemctl enable --now queue@a.service queue@a.socket")
+    assert "not known" in check.found
 
 
 def test_where_nothing_is_installed_that_is_a_finding(tmp_path: Path) -> None:

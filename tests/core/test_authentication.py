@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from logins import (
     ALL,
     CLIENT_NONCE,
@@ -214,6 +216,34 @@ async def test_half_a_login(autojump_clock: trio.testing.MockClock) -> None:
             await trio.sleep(0.01)
             await slow.send_bytes(bytes([byte]))
         assert (await slow.receive())[1] == DONE
+
+
+ANYTHING = st.recursive(
+    st.none() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=70) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=6),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(ANYTHING, min_size=1, max_size=6) | ANYTHING, min_size=1, max_size=4), st.binary(max_size=40))
+def test_nothing_but_a_login_lets_a_stranger_in(messages: list[object], garbage: bytes) -> None:
+    node = node_of()
+    connection = DirectConnection(node.service)
+    for sent in (frame(*messages), frame([1, AUTHENTICATE, *messages]), garbage):
+        if not connection.closing:
+            for _, status, _ in connection.exchange(sent) if sent is not garbage else ():
+                assert status in (DONE, NOT_AUTHENTICATED, BAD_ARGUMENT, PROTOCOL_ERROR)
+    assert not connection.handler.admitted
+    assert node.channels.size() == (0, 0, 0)
+
+
+def test_of_many_connections_each_is_cut_off() -> None:
+    node = make_dht()
+    changes = asks_for_logins(node)
+    connections = [logged_in(node) for _ in range(3 * authentication.CONNECTIONS_PER_STEP + 1)]
+    changes.replace_clients({})
+    assert all(notice_status(connection.take()) == NOT_AUTHENTICATED for connection in connections)
 
 
 # A login that is wrong.

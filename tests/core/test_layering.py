@@ -14,6 +14,7 @@ SERVICES = {"dht", "queue", "logfiles"}
 NAMED_AFTER_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 NO_IO = ["framing", "session", "protocol", "client_session", "errors", "limits", "stats", "connection_handler"]
+NO_IO += ["login", "login_delays", "restrictions", "channel_patterns"]
 DOES_IO = {
     "socket",
     "select",
@@ -27,7 +28,7 @@ DOES_IO = {
     "subprocess",
     "threading",
 }
-ALLOWED_IN = {"connection_handler": {"trio"}}  # for Event only
+ALLOWED_IN = {"connection_handler": {"trio"}, "login": {"os"}}  # for Event only, for urandom only
 """Of the core's modules without I/O: what one may import of DOES_IO after all."""
 
 

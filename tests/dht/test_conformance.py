@@ -1,9 +1,9 @@
-"""Runs every row of conformance with each client, over memory, over loopback and with real processes."""
+"""Runs every row of conformance with each client, over memory, over loopback, with TLS and with real processes."""
 
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -20,9 +20,10 @@ from swarm.core.errors import WrongNode
 from swarm.dht import protocol
 from swarm.dht.hash_range import split_evenly
 from swarm.testing import DhtProcess, dht_in_memory, running_dht
+from tests.certificates import Authority
 
 HANG_S = 20.0
-PLACES = ("memory", "loopback", "process")
+PLACES = ("memory", "loopback", "tls", "process")
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Place:
     addresses: list[str]
     dead_address: str
     connect: Any = None
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of every client."""
 
 
 class Places:
@@ -71,6 +74,11 @@ class Places:
             case "socket pair":
                 dht = self._stack.enter_context(running_dht(nodes, config=config))
                 return Place(dht.addresses, self._dead_address, dht.connect)
+            case "tls":
+                authority = Authority(self._directories.mktemp("authority"))
+                config = replace(config, tls=authority.node())
+                dht = self._stack.enter_context(running_dht(nodes, config=config))
+                return Place(dht.addresses, self._dead_address, options={"tls": authority.client()})
         dht = self._stack.enter_context(running_dht(nodes, config=config))
         return Place(dht.addresses, self._dead_address)
 
@@ -86,7 +94,9 @@ def cases() -> Iterator[Any]:
     """Every row with everything; heavy ones with each client at each place, and with one node as often as with two."""
     for row, nodes in product(ROWS, (1, 2)):
         for number, (client, place) in enumerate(product(("trio", "asyncio", "blocking"), PLACES)):
-            if not row.heavy or number % 2 == nodes - 1:
+            if place == "tls" and nodes == 1 and not row.heavy:
+                continue  # what one node does, it does among two as well
+            if not row.heavy or sum(divmod(number, len(PLACES))) % 2 == nodes - 1:
                 name = f"{row.check.__name__}-{client}-{place}-{nodes}"
                 yield pytest.param(row, client, place, nodes, id=name)
 
@@ -100,13 +110,14 @@ def test_row(row: Row, client: str, place: str, nodes: int, places: Places) -> N
     try:
         anyio.run(run_at, row, client, where, backend="asyncio" if client == "asyncio" else "trio")
     finally:
-        with swarm.blocking.DhtClient(where.addresses) as cleaner:
+        with swarm.blocking.DhtClient(where.addresses, **where.options) as cleaner:
             for channel in cleaner.channels():
                 cleaner.remove_channel(channel)
 
 
 async def run_at(row: Row, client: str, where: Place) -> None:
     def another(nodes: list[str] | None = None, **options: Any) -> Any:
+        options |= where.options
         if client == "blocking":
             return AwaitableClient(swarm.blocking.DhtClient(nodes or where.addresses, **options))
         if where.connect:
@@ -114,7 +125,7 @@ async def run_at(row: Row, client: str, where: Place) -> None:
         return swarm.dht.DhtClient(nodes or where.addresses, **options)
 
     def write_aside(channel: str, key: str, value: bytes | None) -> None:
-        with swarm.blocking.DhtClient(where.addresses) as other:
+        with swarm.blocking.DhtClient(where.addresses, **where.options) as other:
             if value is None:
                 other.remove(channel, key)
             else:

@@ -273,6 +273,23 @@ async def test_what_its_health_rules_find(tmp_path: Path) -> None:
             assert down.findings == ()
 
 
+async def test_what_it_has_logged(tmp_path: Path) -> None:
+    with DhtProcess(tmp_path) as node:
+        host, port = node.address.split(":")
+        with socket.create_connection((host, int(port))) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            stranger.shutdown(socket.SHUT_WR)
+            while stranger.recv(4096):
+                pass
+        async with watching(target("dht", node.address)) as watch:
+            view = await view_that(watch, lambda view: view.events)
+    at_s, level, text = view.events[-1]
+    assert at_s > 1_700_000_000
+    assert level == "WARNING"
+    assert "127.0.0.1" in text
+    assert view.errors == 1
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [
