@@ -3,13 +3,15 @@
 
 /* global uPlot */
 import { choices, element, keep, setAttribute, setText } from "./elements.js";
-import { milliseconds, millisecondsAxis, rate, rateAxis, time } from "./format.js";
+import { decadeOfMilliseconds, milliseconds, rate, rateAxis, time } from "./format.js";
 import { colour } from "./ring.js";
 import { fill } from "./table.js";
 
 const SPANS = [[60, "1 min"], [300, "5 min"], [900, "15 min"]];
 const QUANTILES = [["median", "median", "Half of all requests are as fast"], ["p99", "99 %", "99 of 100 requests are as fast"]];
 const DASHES = [[], [6, 3], [2, 3], [9, 3, 2, 3]]; // of the first eight nodes, the next eight, …
+const LINEAR = { range: (_, low, high) => [0, high > 0 ? high * 1.12 : 1] };
+const DECADES = { distr: 3, range: (_, low, high) => (high > 0 ? [decade(Math.floor, Math.max(low, 0.001)), decade(Math.ceil, high * 1.05)] : [0.01, 10]) };
 const height = (width) => (width > 480 ? 215 : 180); // pixels
 
 export class Charts {
@@ -66,12 +68,12 @@ export class Charts {
   #build() {
     for (const plot of this.#plots) plot.destroy();
     this.#plots = this.#names.length
-      ? [this.#plot("rates", rate, rateAxis), this.#plot("latency", milliseconds, millisecondsAxis)]
+      ? [this.#plot("rates", rate, rateAxis, LINEAR), this.#plot("latency", milliseconds, decadesOnly, DECADES)]
       : [];
     this.draw();
   }
 
-  #plot(id, format, formatAxis) {
+  #plot(id, format, formatAxis, scale) {
     const parent = document.getElementById(id);
     const style = getComputedStyle(document.documentElement);
     const [text, grid] = [style.getPropertyValue("--muted").trim(), style.getPropertyValue("--line").trim()];
@@ -89,7 +91,7 @@ export class Charts {
       height: height(parent.clientWidth),
       legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { size: 6 }, sync: { key: "charts" }, y: false },
-      scales: { x: { time: true }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.12 : 1] } },
+      scales: { x: { time: true }, y: scale },
       series: [{}, ...series],
       axes: [
         { ...axis, values: (_, splits) => splits.map((each) => time(each)), space: 90, size: 28 },
@@ -177,6 +179,15 @@ export class Charts {
     const rows = this.#names.map((name, number) => ({ name, number }));
     fill(document.getElementById("charts-table"), columns, rows, ({ number }) => String(number), "");
   }
+}
+
+/** The power of ten beside a number: of 0.03 it is 0.01 below, and 0.1 above. */
+function decade(round, value) {
+  return 10 ** round(Math.log10(value));
+}
+
+function decadesOnly(values) {
+  return values.map((value) => (value !== null && Math.abs(Math.log10(value) % 1) < 1e-6 ? decadeOfMilliseconds(value) : ""));
 }
 
 function legendLine(number) {

@@ -37,8 +37,10 @@ export function rateAxis(values) {
   return scaled(values, [[2e6, 1e6, " M"], [2e3, 1e3, " k"], [0, 1, ""]]);
 }
 
-export function millisecondsAxis(values) {
-  return scaled(values, [[2e3, 1e3, " s"], [1, 1, " ms"], [0, 1e-3, " µs"]]);
+/** Of a power of ten. */
+export function decadeOfMilliseconds(value) {
+  const [size, unit] = value > 999 ? [1e3, "s"] : value > 0.9 ? [1, "ms"] : [1e-3, "µs"];
+  return `${Math.round(value / size)} ${unit}`;
 }
 
 export function bytes(value) {
