@@ -92,7 +92,8 @@ def main() -> None:
         with output.open("wb") as file:
             up = opened.enter_context(subprocess.Popen([*SWARM, "up", *options], stdout=file, stderr=file))
         opened.callback(up.terminate)
-        wait_until(lambda: re.search("swarm is up", output.read_text()))
+        wait_until(lambda: up.poll() is not None or "swarm is up" in output.read_text())
+        assert up.poll() is None, output.read_text()
         dashboard = opened.enter_context(running_dashboard(directory, "--data", str(data)))
         stop = threading.Event()
         threads = load(data, opened, stop)
