@@ -10,8 +10,14 @@ import { fill } from "./table.js";
 const SPANS = [[60, "1 min"], [300, "5 min"], [900, "15 min"]];
 const QUANTILES = [["median", "median", "Half of all requests are as fast"], ["p99", "99 %", "99 of 100 requests are as fast"]];
 const DASHES = [[], [6, 3], [2, 3], [9, 3, 2, 3]]; // of the first eight nodes, the next eight, …
-const LINEAR = { range: (_, low, high) => [0, high > 0 ? high * 1.12 : 1] };
-const DECADES = { distr: 3, range: (_, low, high) => (high > 0 ? [decade(Math.floor, Math.max(low, 0.001)), decade(Math.ceil, high * 1.05)] : [0.01, 10]) };
+const LINEAR = {
+  scale: { range: (_, low, high) => [0, high > 0 ? high * 1.12 : 1] },
+  axis: { values: (_, splits) => rateAxis(splits), space: 36 },
+};
+const DECADES = {
+  scale: { distr: 3, range: (_, low, high) => (high > 0 ? [decade(Math.floor, Math.max(low, 0.001)), decade(Math.ceil, high * 1.05)] : [0.01, 10]) },
+  axis: { splits: (_, axis, low, high) => decadesBetween(low, high), filter: (_, splits) => splits, values: (_, splits) => splits.map(decadeOfMilliseconds) },
+};
 const height = (width) => (width > 480 ? 215 : 180); // pixels
 
 export class Charts {
@@ -68,12 +74,12 @@ export class Charts {
   #build() {
     for (const plot of this.#plots) plot.destroy();
     this.#plots = this.#names.length
-      ? [this.#plot("rates", rate, rateAxis, LINEAR), this.#plot("latency", milliseconds, decadesOnly, DECADES)]
+      ? [this.#plot("rates", rate, LINEAR), this.#plot("latency", milliseconds, DECADES)]
       : [];
     this.draw();
   }
 
-  #plot(id, format, formatAxis, scale) {
+  #plot(id, format, y) {
     const parent = document.getElementById(id);
     const style = getComputedStyle(document.documentElement);
     const [text, grid] = [style.getPropertyValue("--muted").trim(), style.getPropertyValue("--line").trim()];
@@ -91,11 +97,11 @@ export class Charts {
       height: height(parent.clientWidth),
       legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { size: 6 }, sync: { key: "charts" }, y: false },
-      scales: { x: { time: true }, y: scale },
+      scales: { x: { time: true }, y: y.scale },
       series: [{}, ...series],
       axes: [
         { ...axis, values: (_, splits) => splits.map((each) => time(each)), space: 90, size: 28 },
-        { ...axis, values: (_, splits) => formatAxis(splits), space: 36, size: 58 },
+        { ...axis, ...y.axis, size: 58 },
       ],
       hooks: { setCursor: [(plot) => this.#tell(plot, format)] },
     };
@@ -186,8 +192,9 @@ function decade(round, value) {
   return 10 ** round(Math.log10(value));
 }
 
-function decadesOnly(values) {
-  return values.map((value) => (value !== null && Math.abs(Math.log10(value) % 1) < 1e-6 ? decadeOfMilliseconds(value) : ""));
+function decadesBetween(low, high) {
+  const first = Math.round(Math.log10(low));
+  return Array.from({ length: Math.round(Math.log10(high)) - first + 1 }, (_, each) => 10 ** (first + each));
 }
 
 function legendLine(number) {
