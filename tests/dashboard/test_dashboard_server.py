@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nodes.dht.config import DhtConfig, NodeSection
 from swarm.blocking import DhtClient, QueueClient
 from swarm.core.limits import HTTP_CONNECTIONS_MAX
 from swarm.testing import DhtProcess, running_dht, running_queue
@@ -60,6 +61,20 @@ def test_a_node_that_dies_is_shown_as_down_and_as_up_when_it_is_back(tmp_path: P
         node.start()
         dashboard.wait_for_node(0, up=True, error=None)
         assert len(dashboard.data()["history"]) >= 3
+
+
+def test_a_node_that_asks_for_a_login_is_shown_to_those_who_have_one(tmp_path: Path) -> None:
+    known, mine = tmp_path / "known", tmp_path / "mine"
+    made = swarm(
+        "credentials", "add", "me", "--file", str(known), "--read", "*", "--admin", "*", "--client-file", str(mine)
+    )
+    assert made.returncode == 0, made.stderr
+    config = DhtConfig(node=NodeSection(credentials=str(known)))
+    with DhtProcess(tmp_path / "node", config) as node:
+        with running_dashboard(tmp_path, f"--dht={node.address}") as dashboard:
+            assert "credentials" in dashboard.wait_for_node(0, up=False)["error"]
+        with running_dashboard(tmp_path, f"--dht={node.address}", f"--credentials={mine}") as dashboard:
+            dashboard.wait_for_node(0, up=True)
 
 
 def test_it_begins_with_nodes_that_are_not_there(tmp_path: Path) -> None:
