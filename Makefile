@@ -1,8 +1,8 @@
 # make up      sets up .venv and runs a swarm of two dht nodes
 # make test    sets up .venv and runs everything a change must pass; CI runs the same
 # make format  rewrites the code in the project's format
-# make bench   measures beside Redis, beanstalkd, SQLite and DuckDB (Debian packages: redis-server beanstalkd gcc), and dumps
-#              and start-up; writes bench/README.md's tables
+# make bench   measures beside Redis, beanstalkd, SQLite and DuckDB (Debian packages: redis-server beanstalkd gcc), dumps and
+#              start-up, TLS and logins; writes bench/README.md's tables
 # make screenshots  runs a swarm under load and writes docs/images/dashboard-*.png (Debian packages: chromium chromium-driver)
 
 PYTHON ?= python3
@@ -30,6 +30,7 @@ bench: .venv/installed-bench
 	$(BIN)/python -m bench.queue --write-readme
 	$(BIN)/python -m bench.logfiles --write-readme
 	$(BIN)/python -m bench.restart --write-readme
+	$(BIN)/python -m bench.security --write-readme
 
 screenshots: .venv/installed
 	$(BIN)/python -m tests.dashboard.screenshots
