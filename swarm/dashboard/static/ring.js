@@ -2,7 +2,7 @@
 // have, are hatched; the ranges of nodes that overlap are drawn outside too, one beside the other. The arc of a node that
 // is down is pale with a broken edge.
 
-import { element, setAttribute, setText, svg } from "./elements.js";
+import { setAttribute, setText, svg } from "./elements.js";
 import { counted, percent } from "./format.js";
 import { fill } from "./table.js";
 
