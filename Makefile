@@ -3,11 +3,12 @@
 # make format  rewrites the code in the project's format
 # make bench   measures beside Redis, beanstalkd, SQLite and DuckDB (Debian packages: redis-server beanstalkd gcc), dumps and
 #              start-up, TLS and logins; writes bench/README.md's tables
+# make screenshots  runs a swarm under load and writes docs/images/dashboard-*.png (Debian packages: chromium chromium-driver)
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: up test check format bench clean
+.PHONY: up test check format bench screenshots clean
 
 up: .venv/installed
 	$(BIN)/swarm up
@@ -30,6 +31,9 @@ bench: .venv/installed-bench
 	$(BIN)/python -m bench.logfiles --write-readme
 	$(BIN)/python -m bench.restart --write-readme
 	$(BIN)/python -m bench.security --write-readme
+
+screenshots: .venv/installed
+	$(BIN)/python -m tests.dashboard.screenshots
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

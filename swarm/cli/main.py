@@ -21,6 +21,7 @@ from swarm.core.errors import BadArgument, SwarmError
 
 _COMMANDS = {
     "credentials": "Say who may log in to nodes, and what each may do.",
+    "dashboard": "Show a whole swarm on a web page.",
     "dht": "Read and write the records of a dht.",
     "doctor": "Look whether a swarm is well, and what to do where it is not.",
     "dump": "Look into the dumps of a dht node.",

@@ -56,7 +56,7 @@ class HttpServer:
         self.config.include_server_header = False
         self.config.h11_max_incomplete_size = limits.HTTP_HEAD_BYTES_MAX
         self.config.keep_alive_max_requests = limits.HTTP_REQUESTS_PER_CONNECTION
-        self.config.max_app_queue_size = 1  # nobody reads bodies
+        self.config.max_app_queue_size = 2  # nobody reads bodies: the end of one, and of its request, have to fit
         self.context = WorkerContext(None)
         self._trouble = SeldomLog(log, logging.WARNING, TROUBLE_LINES_MAX)
         self._application = application

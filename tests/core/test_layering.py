@@ -77,10 +77,13 @@ def allowed(module: str) -> tuple[str, ...] | None:
             return ("swarm.core",)
         case ["swarm", "blocking", *_]:
             return ("swarm.core", *(f"swarm.{service}" for service in SERVICES))
+        case ["swarm", "dashboard", *_]:
+            return ("swarm.core", "swarm.dht", "swarm.monitor")
         case ["swarm", "monitor", *_]:
             return ("swarm.core", "swarm.dht")
         case ["swarm", "cli", *_]:  # it starts nodes as processes
-            return ("swarm.core", "swarm.blocking", "swarm.monitor", *(f"swarm.{service}" for service in SERVICES))
+            looks = ("swarm.monitor", "swarm.dashboard")
+            return ("swarm.core", "swarm.blocking", *looks, *(f"swarm.{service}" for service in SERVICES))
         case ["nodes"]:
             return ()
         case ["nodes", service, *_]:

@@ -33,8 +33,9 @@ def run(kind: str, directory: Path, http: str, environment: dict[str, str] | Non
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "node.example:80"])
+@pytest.mark.parametrize(
+    ("kind", "address"), [("dht", "0.0.0.0:0"), ("queue", "[::]:0"), ("logfiles", "node.example:80")]
+)
 def test_it_is_loopback_unless_the_configuration_says_otherwise(tmp_path: Path, kind: str, address: str) -> None:
     status, said = run(kind, tmp_path, f"address = {address}")
     assert status == EX_CONFIG

@@ -1,0 +1,1 @@
+"""A web page that shows a whole swarm as it is now."""
