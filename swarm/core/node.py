@@ -47,6 +47,15 @@ CHANNELS_PER_STEP = 128  # of a line of stats.log, some 1 ms
 class NodeError(Exception):
     """The node cannot start, or cannot go on, for a reason that its operator can mend."""
 
+    exit_status = 1
+
+
+class WrongData(NodeError):
+    """The node cannot start with what its data directory holds. Another start would not either, before its operator has
+    decided what to do."""
+
+    exit_status = 65  # EX_DATAERR, from sysexits.h
+
 
 def count_up_to(most: int) -> Callable[[str], int]:
     """For a key of a configuration: takes a number from 1 to this."""
@@ -121,7 +130,7 @@ class Node:
         self._logs = logs
         self._stats_period_s = stats_period_s
         self._started = time.monotonic()
-        self._stop_requested = trio.Event()
+        self.stop_requested = trio.Event()
         self.lag_s = 0.0
         service.unfinished_bytes_max = max(int(budget.limit * limits.UNFINISHED_SHARE), service.unfinished_bytes_max)
         service.handle(protocol.PING, lambda: None)
@@ -145,7 +154,7 @@ class Node:
                 async with trio.open_nursery() as serving:
                     serving.start_soon(listener.run)
                     task_status.started(listener)
-                    await self._stop_requested.wait()
+                    await self.stop_requested.wait()
                     listener.stop_accepting()
                     with trio.move_on_after(DRAIN_S):
                         await listener.drained()
@@ -157,7 +166,7 @@ class Node:
 
     def stop(self) -> None:
         """Begins the ordered stop; run() returns when it is done."""
-        self._stop_requested.set()
+        self.stop_requested.set()
 
     async def handle_signals(
         self, reload: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
