@@ -22,8 +22,11 @@ from swarm.core.credentials import read_credentials
 from swarm.core.errors import SwarmError
 from swarm.core.logs import Logs, open_logs
 from swarm.core.node import NodeError, lock_directory, prepare_process
+from swarm.core.service_manager import ServiceManager
 
 log = logging.getLogger("dhtdump")
+
+STATUS_PERIOD_S = 2.0  # between two lines for the service manager
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -86,13 +89,16 @@ def _dump(config: DumpConfig, tls: ssl.SSLContext | None, oneshot: bool) -> str 
 
 async def _run(config: DumpConfig, tls: ssl.SSLContext | None, logs: Logs, oneshot: bool, shown: bool) -> str | None:
     prepare_process()
+    manager = ServiceManager()
     failed: str | None = "stopped before the dump was complete" if oneshot else None
     async with trio.open_nursery() as nursery:
         node, credentials = str(config.dump.node), config.dump.credentials or None
         async with DumpClient(node, timeout=NODE_TIMEOUT_S, credentials=credentials, tls=tls) as client:
             schedule = Schedule(config.dump, client, logs)
-            await nursery.start(_handle_signals, logs, nursery.cancel_scope, schedule.begin_now)
+            await nursery.start(_handle_signals, logs, manager, nursery.cancel_scope, schedule.begin_now)
             log.info("dumps %s to %s", config.dump.node, config.dump.dump_dir)
+            nursery.start_soon(manager.keep_watchdog)
+            nursery.start_soon(manager.keep_status, STATUS_PERIOD_S, lambda: schedule.status)
             if oneshot:
                 failed = await _dump_once(client, schedule, shown)
             else:
@@ -104,6 +110,7 @@ async def _run(config: DumpConfig, tls: ssl.SSLContext | None, logs: Logs, onesh
 
 async def _handle_signals(
     logs: Logs,
+    manager: ServiceManager,
     stop: trio.CancelScope,
     begin_now: Callable[[], None],
     *,
@@ -115,13 +122,15 @@ async def _handle_signals(
         async for number in signals:
             name = signal.Signals(number).name
             if number == signal.SIGHUP:
-                logs.reopen()
-                log.info("%s: logs reopened", name)
+                with manager.reloading():
+                    logs.reopen()
+                    log.info("%s: logs reopened", name)
             elif number == signal.SIGUSR1:
                 log.info("%s: the next dump begins now", name)
                 begin_now()
             else:
                 log.info("%s: stopping", name)
+                manager.tell("STOPPING=1")
                 stop.cancel()
 
 

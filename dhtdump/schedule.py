@@ -43,6 +43,7 @@ class Schedule:
         with suppress(DumpUnreadable):  # the first dump will tell
             self._last = manifest_before(self._directory)
         self._wanted = trio.Event()
+        self._doing = "starting"
         self.journal_kept: str | None = None
         """Why the node did not trim its journal for the last dump. As long as it does not, no dump begins early: the
         journal would not become shorter by it."""
@@ -59,6 +60,13 @@ class Schedule:
                     await self._wanted.wait()
             wait_s = self._config.period
 
+    @property
+    def status(self) -> str:
+        """What it does, and what the last complete dump was, in a line."""
+        if self._last is None:
+            return f"{self._doing}; no dump yet"
+        return f"{self._doing}; last dump {self._last.finished}: {self._last.records} records"
+
     def begin_now(self) -> None:
         """The next dump begins at once; behind the one that is being made."""
         self._wanted.set()
@@ -67,6 +75,7 @@ class Schedule:
         """One dump; None, or why it failed. Both are in the logs."""
         begun = time.monotonic()
         self._wanted = trio.Event()
+        self._doing = "dumping"
         try:
             manifest = await dump_node(self._client, self._directory, progress)
         except (SwarmError, DumpNotWritten, DumpUnreadable) as error:
@@ -100,7 +109,8 @@ class Schedule:
     def _announce(self, wait_s: float, what: str, *, early: bool = False) -> None:
         due = datetime.fromtimestamp(time.time(), UTC) + timedelta(seconds=wait_s)
         or_when = ", or when the journal has grown" if early else ""
-        log.info("%s at %s UTC%s", what, due.strftime("%Y-%m-%d %H:%M:%S"), or_when)
+        self._doing = f"{what} at {due.strftime('%Y-%m-%d %H:%M:%S')} UTC"
+        log.info("%s%s", self._doing, or_when)
 
     async def _wait(self, seconds: float) -> None:
         with trio.move_on_after(seconds):

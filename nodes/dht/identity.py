@@ -13,7 +13,7 @@ import secrets
 from pathlib import Path
 
 from nodes.dht.journal_files import segment_numbers
-from swarm.core.node import NodeError
+from swarm.core.node import NodeError, WrongData
 from swarm.dht.dump_format import IDENTITY_BYTES, is_identity
 from swarm.dht.dumps import DumpDamaged, DumpUnreadable, read_manifest, sync_directory
 
@@ -47,14 +47,14 @@ def identity_of(data: Path, dump_dir: Path, *, accept_damage: bool) -> str:
         return own or new_identity()
     if own is None:
         if has_journal and not accept_damage:
-            raise NodeError(
+            raise WrongData(
                 f"{data} has a journal and no file {IDENTITY}, so whether the dump in {dump_dir} is of this node is "
                 "not known. Bring the file back; if the two belong together, --accept-damage starts with them"
             )
         log.warning("%s has no file %s: this is node %s from now on, as the dump says", data, IDENTITY, manifest.node)
         return manifest.node
     if own != manifest.node:
-        raise NodeError(
+        raise WrongData(
             f"{dump_dir} holds the dump of another node, {manifest.node}; this is {own}. Move it away, and bring this "
             f"node's dump back. To become that node, start with a data directory without {IDENTITY} and journal"
         )
@@ -88,7 +88,7 @@ def _read(path: Path, accept_damage: bool) -> str | None:
     if is_identity(text):
         return text
     if not accept_damage:
-        raise NodeError(
+        raise WrongData(
             f"{path} is damaged: it is not {2 * IDENTITY_BYTES} hexadecimal digits. Bring it back; --accept-damage "
             "starts with the identity that the dump says"
         )

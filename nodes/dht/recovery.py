@@ -41,7 +41,7 @@ from nodes.dht.loading_progress import told_progress
 from nodes.dht.replay import Replay
 from nodes.dht.snapshot import Loaded
 from swarm.core.limits import KIB
-from swarm.core.node import NodeError
+from swarm.core.node import NodeError, WrongData
 from swarm.dht.dumps import sync_directory
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def check_not_ignored(directory: Path) -> None:
         for number in numbers:
             with _opened(segment_path(directory, number)) as data:
                 if number > 1 or not only_zeros(data, HEADER_BYTES):
-                    raise NodeError(
+                    raise WrongData(
                         f"the journal in {directory} has records, and enabled = no in section [journal] would leave "
                         f"them out. Set enabled = yes, or, to go on without them, move {directory} away"
                     )
@@ -179,7 +179,7 @@ class _Recovery:
             first = self._front_replaced(first, lowest)
         wanted = range(lowest, last + 1)
         if len(wanted) - len(numbers) > MISSING_MAX:
-            raise NodeError(
+            raise WrongData(
                 f"{len(wanted) - len(numbers)} segments before {segment_path(self._directory, last)} are missing"
             )
         for number in sorted(set(wanted) - set(numbers)):
@@ -308,14 +308,14 @@ class _Recovery:
         try:
             self._replay.carry_out(changes)
         except (TypeError, ValueError, IndexError) as error:
-            raise NodeError(
+            raise WrongData(
                 f"{path}, offset {start}: an entry is sound and not understood ({error}): "
                 "a newer version may have written it"
             ) from error
 
     def _damage(self, what: str) -> None:
         if not self._accept_damage:
-            raise NodeError(
+            raise WrongData(
                 f"the journal is damaged: {what}. Take a copy of {self._directory}; then --accept-damage starts the "
                 "node with all that is sound"
             )

@@ -15,7 +15,7 @@ from nodes.dht.journal_format import PUT, PUT_MANY, REMOVE, REMOVE_CHANNEL
 from nodes.dht.snapshot import OutOfRange
 from nodes.dht.storage import DhtChannel
 from swarm.core.limits import KIB
-from swarm.core.node import NodeError
+from swarm.core.node import WrongData
 from swarm.core.storage_channels import MemoryBudget, StorageChannels
 from swarm.dht.hash_range import HashRange, hash_key
 
@@ -117,7 +117,7 @@ class Replay:
 
 
 def check_range(replay: Replay, dumped: int, policy: OutOfRange, hash_range: HashRange) -> None:
-    """NodeError where the node must not start, because of changes in the journal that are not in its range.
+    """WrongData where the node must not start, because of changes in the journal that are not in its range.
 
     dumped: records in its range that were in the dump.
     """
@@ -125,9 +125,9 @@ def check_range(replay: Replay, dumped: int, policy: OutOfRange, hash_range: Has
         return
     what = f"{replay.out_of_range} changes in the journal are outside the node's hash range {hash_range}"
     if not (replay.inside or dumped):
-        raise NodeError(f"{what}, and none is in it: is this the journal of another node?")
+        raise WrongData(f"{what}, and none is in it: is this the journal of another node?")
     if policy == "fatal":
-        raise NodeError(
+        raise WrongData(
             f"{what}, {replay.inside} records were written that are in it: set out_of_range in section [dump] to load "
             "or to ignore, or give the node its former range"
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from nodes.dht.storage import DhtChannel
-from swarm.core.node import NodeError
+from swarm.core.node import NodeError, WrongData
 from swarm.core.storage_channels import MemoryBudget, StorageChannels
 from swarm.dht.dump_format import (
     BACKUP_SUFFIX,
@@ -132,8 +132,8 @@ def _manifest(dump_dir: Path, accept_damage: bool) -> Manifest | None:
         return None
 
 
-def _refuse(why: str) -> NodeError:
-    return NodeError(
+def _refuse(why: str) -> WrongData:
+    return WrongData(
         f"{why}. Without it records would be lost; to start nevertheless, with what there is: dhtnode --accept-damage"
     )
 
@@ -299,9 +299,9 @@ class _Loading:
         )
         what += f" ({where})"
         if not self.inside:
-            raise NodeError(f"{what}: is this the dump of another node?")
+            raise WrongData(f"{what}: is this the dump of another node?")
         if self.policy == "fatal":
-            raise NodeError(
+            raise WrongData(
                 f"{what}: set out_of_range in section [dump] to load or to ignore, or give the node its former range"
             )
         log.warning("%s: they are %s (out_of_range)", what, "loaded" if self.policy == "load" else "left out")

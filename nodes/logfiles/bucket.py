@@ -8,14 +8,28 @@ the entries.
 """
 
 from pathlib import Path
+from time import monotonic
 
 from nodes.logfiles.file_names import FileName, Span
 from nodes.logfiles.part import Part
 from nodes.logfiles.shared import Shared
 
+PUT_OFF_S = 20.0  # two rounds: those behind a bucket that cannot be sealed have their turn
+PUT_OFF_MAX_S = 640.0  # a disk that is full has room again some time
+
 
 class Bucket:
-    __slots__ = ("damaged", "parts", "sealed_generation", "sealed_records", "sealed_value_bytes", "sealing", "span")
+    __slots__ = (
+        "damaged",
+        "failures",
+        "parts",
+        "put_off_until",
+        "sealed_generation",
+        "sealed_records",
+        "sealed_value_bytes",
+        "sealing",
+        "span",
+    )
 
     def __init__(self, span: Span) -> None:
         self.span = span
@@ -27,6 +41,15 @@ class Bucket:
         self.damaged = False
         """It has what logfiles-check may mend: it is not sealed."""
         self.sealing = False
+        self.failures = 0
+        """To seal it, one after the other."""
+        self.put_off_until = 0.0
+        """Monotonic: it is not tried again before."""
+
+    def put_off(self) -> None:
+        """It could not be sealed: it has time until later, twice as long each time."""
+        self.put_off_until = monotonic() + min(PUT_OFF_S * 2**self.failures, PUT_OFF_MAX_S)
+        self.failures += 1
 
     @property
     def sealed(self) -> FileName | None:

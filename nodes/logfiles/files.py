@@ -1,7 +1,28 @@
-"""What the storage asks of the operating system, in one place so that tests can count it, and let each fail."""
+"""What the storage asks of the operating system, in one place so that tests can count it, and let each fail.
 
+A file with records is a regular file. Something else in its place, a directory, a FIFO, a device or a symbolic link, is
+never read, waited for, or written through.
+"""
+
+import errno
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+# A FIFO is not waited for, nor a link followed.
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_OTHERWISE = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})  # what opening a directory, a link, a socket gives
+
+
+class NotAFile(OSError):
+    """Of a path. what: a sentence."""
+
+    what = "it is no regular file"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.EINVAL, self.what, str(path))
 
 
 class Files:
@@ -22,10 +43,21 @@ class Files:
 
     def create(self, path: Path) -> int:
         """An empty file to read and write; its descriptor."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        return _open_regular(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
 
     def open(self, path: Path, *, to_write: bool = False) -> int:
-        return os.open(path, (os.O_RDWR if to_write else os.O_RDONLY) | os.O_CLOEXEC)
+        """Raises NotAFile too."""
+        return _open_regular(path, os.O_RDWR if to_write else os.O_RDONLY)
+
+    def modified(self, path: Path) -> int | None:
+        """When it was last changed, a timestamp; None if it is not there."""
+        try:
+            return path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def set_modified(self, path: Path, timestamp: int) -> None:
+        os.utime(path, ns=(timestamp, timestamp))
 
     def duplicate(self, fd: int) -> int:
         return os.dup(fd)
@@ -69,6 +101,30 @@ class Files:
 
     def remove_directory(self, path: Path) -> None:
         path.rmdir()
+
+
+def _open_regular(path: Path, flags: int) -> int:
+    try:
+        fd = os.open(path, flags | _FLAGS, 0o666)
+    except OSError as error:
+        if error.errno in _OTHERWISE:
+            raise NotAFile(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotAFile(path)
+    return fd
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What fails with a descriptor says of which file it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_all(files: Files, fd: int, data: bytes, offset: int) -> None:

@@ -11,6 +11,7 @@ Considered and rejected: searching on in the whole block behind each hit of an e
 of the block from every record, so the time would grow with the square of the block's length.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -24,10 +25,12 @@ from swarm.logfiles.protocol import FilterKind
 EXPRESSION_BYTES_MAX = 1 * MIB  # memory of one: its program and its automata. Past it RE2 refuses, or is slower
 RARE = 32  # a search from hit to hit costs as much as looking at so many values, about
 CLASSES_MAX = 8  # of Unicode, such as \pL: each takes up to 0.3 ms to compile
+PROGRAM_MAX = 256  # RE2's steps: one that has to try them all takes 1 to 2 ms of each for a block of 256 KiB
 
 # What an expression says of the place where it matches. One without them matches a value if, and only if, it matches
 # somewhere inside of more. (They are found where they mean something else, too: then only a search is lost.)
 _ASSERTIONS = (b"^", b"$", b"\\A", b"\\z", b"\\b", b"\\B")
+_CLASS = re.compile(rb"\\[pP](\{[^}]*\}|.)", re.DOTALL)
 
 
 class Filter:
@@ -51,7 +54,10 @@ class Filter:
             if classes > CLASSES_MAX:
                 raise BadArgument(f"the regular expression has {classes} classes of Unicode, {CLASSES_MAX} are allowed")
             options.encoding = re2.Options.Encoding.UTF8
-        self._search = _compiled(pattern, options).search
+        expression = _compiled(pattern, options)
+        if expression.programsize > PROGRAM_MAX and not self._is_substring:
+            _check_program(pattern, options)
+        self._search = expression.search
         self._is_anywhere = self._is_substring or not any(assertion in pattern for assertion in _ASSERTIONS)
 
     def first(self, raw: bytes) -> int | None:
@@ -119,6 +125,19 @@ def _compiled(pattern: bytes, options: "re2.Options") -> "re2._Regexp":
         raise BadArgument(f"the regular expression is not understood: {text}") from error
     finally:
         re2.purge()  # or the module would keep the last 128, with all their memory
+
+
+def _check_program(pattern: bytes, options: "re2.Options") -> None:
+    """RE2 is linear in what it searches, and in this. A class of Unicode is a thousand steps, of which few are tried at
+    a time: it counts as one character, and what is about text as if it were about bytes. Raises BadArgument."""
+    options.encoding = re2.Options.Encoding.LATIN1
+    steps = _compiled(_CLASS.sub(b"x", pattern), options).programsize
+    if steps > PROGRAM_MAX:
+        raise BadArgument(
+            f"the regular expression is too large: {steps} steps, {PROGRAM_MAX} are allowed; what it repeats by "
+            "number, as in x{100}, counts so many times",
+            {"limit": PROGRAM_MAX},
+        )
 
 
 def _starts(raw: bytes, values: Sequence[bytes]) -> list[int]:

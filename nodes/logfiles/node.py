@@ -42,7 +42,11 @@ def make_node(
         channels_max=config.limits.channels_max,
     )
     store = LogStore.open(config.node.data, settings, files)
-    channels = StorageChannels(lambda name: ServedChannel(store, name), config.limits.channels_max)
+    channels = StorageChannels(
+        lambda name: ServedChannel(store, name),
+        config.limits.channels_max,
+        lambda name: channels.load(name).leave(),
+    )
     for name in store.channels:
         channels.load(name)
     if len(channels) > config.limits.channels_max:

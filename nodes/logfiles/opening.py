@@ -8,10 +8,11 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nodes.logfiles.block_index import Damage
 from nodes.logfiles.bucket import Bucket
 from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.file_names import UNFINISHED_SUFFIX, FileName, Span, parse_day
-from nodes.logfiles.recovery import load_part
+from nodes.logfiles.recovery import is_whole, load_part, tell
 from nodes.logfiles.shared import Shared
 from swarm.core.errors import BadChannel
 from swarm.core.protocol import check_channel
@@ -84,7 +85,7 @@ def _load_channel(shared: Shared, channel: LogChannel, warnings: Warnings) -> Lo
 def _list_day(shared: Shared, directory: Path, warnings: Warnings) -> dict[Span, _Found]:
     buckets: dict[Span, _Found] = {}
     for name, is_directory in shared.files.list(directory):
-        found = None if is_directory else FileName.parse(directory.name, name)
+        found = FileName.parse(directory.name, name)
         if found is None:
             if name.endswith(UNFINISHED_SUFFIX) and not is_directory:
                 warnings.tell("it was not finished; it is removed", directory / name)
@@ -107,10 +108,15 @@ def _load_bucket(shared: Shared, channel: LogChannel, bucket: Bucket, found: _Fo
     if sealed:
         bucket.set_sealed(sealed)
     names = [*found.sealed, *found.tails, *(FileName(bucket.span, each, "log") for each in found.logs)]
-    for name in names:
-        if name.generation <= bucket.sealed_generation and name != sealed:
-            warnings.tell("a sealed file has all that is in it; it is removed", channel.directory / name.path)
-            shared.files.remove(channel.directory / name.path)
+    void = [name for name in names if name.generation <= bucket.sealed_generation and name != sealed]
+    if sealed and void and not is_whole(shared, channel.directory, sealed):
+        bucket.damaged = True
+        what = "not as its name says; what it would make void is left for logfiles-check"
+        tell(shared, Damage(channel.directory / sealed.path, 0, what))
+        void = []
+    for name in void:
+        warnings.tell("a sealed file has all that is in it; it is removed", channel.directory / name.path)
+        shared.files.remove(channel.directory / name.path)
     generations = {name.generation for name in names if name.generation > bucket.sealed_generation}
     for generation in sorted(generations):
         tails = sorted(name.number for name in found.tails if name.generation == generation)

@@ -23,7 +23,7 @@ from nodes.logfiles.block_format import BLOCK_BYTES, BlockHeader, FileHeader, ma
 from nodes.logfiles.block_index import BlockIndex
 from nodes.logfiles.entries import Entry, groups, joined
 from nodes.logfiles.file_names import DAMAGED_SUFFIX, FileName, Span
-from nodes.logfiles.files import write_all
+from nodes.logfiles.files import naming, write_all
 from nodes.logfiles.shared import RECORD_MEMORY_BYTES, Shared
 from nodes.logfiles.tail import TAIL_BYTES, Tail
 from nodes.logfiles.tail_format import ENTRY_BYTES, RECORD_BYTES, pieces, pieces_bytes
@@ -263,25 +263,43 @@ class BlockWork:
         self._blocks: list[tuple[int, BlockHeader]] = []
         self._written = 0
         self._removed: list[Tail] = []
+        self.failed = False
 
     def run(self) -> None:
+        self.failed = True
+        with naming(self._part.log_path):
+            self._run()
+        self.failed = False
+
+    def _run(self) -> None:
         part = self._part
         files, syncs = part.shared.files, part.shared.settings.syncs
         if self._taken or (syncs and part.log_seed is not None):
-            fd = self._open_log()
+            with part.shared.names:
+                if part.gone:
+                    return
+                fd = self._open_log()
             try:
                 self._write_blocks(fd)
                 if self._done and syncs:
                     files.sync(fd)
-                    files.sync_directory(part.log_path.parent)
+                    self._sync_names()
             finally:
                 files.close(fd)
-        for tail in self._done:
-            if tail.damaged:
-                files.rename(tail.path, tail.path.with_name(tail.path.name + DAMAGED_SUFFIX))
-            else:
-                files.remove(tail.path)
-            self._removed.append(tail)
+        with part.shared.names:
+            for tail in [] if part.gone else self._done:
+                if tail.damaged:
+                    files.rename(tail.path, tail.path.with_name(tail.path.name + DAMAGED_SUFFIX))
+                else:
+                    files.remove(tail.path)
+                self._removed.append(tail)
+
+    def _sync_names(self) -> None:
+        try:
+            self._part.shared.files.sync_directory(self._part.log_path.parent)
+        except FileNotFoundError:
+            if not self._part.gone:
+                raise
 
     def finish(self) -> None:
         self._part.finished(self._blocks, self._written, self._removed)

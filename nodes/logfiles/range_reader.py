@@ -10,15 +10,19 @@ So a range that finds nothing costs the others no more than one that gives all.
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from struct import Struct
+from typing import Final
 
 import trio
 
 from nodes.logfiles.block_index import Damage
 from nodes.logfiles.channel import LogChannel
+from nodes.logfiles.filters import Filter
 from nodes.logfiles.off_loop import OffLoop
 from nodes.logfiles.pieces import Piece, Pieces, Range
+from nodes.logfiles.places import Places
 from nodes.logfiles.range_block import Cursor, RangeBlock
 from swarm.core.errors import ReadFailed, SwarmError
 from swarm.core.limits import CURSOR_BYTES
@@ -32,7 +36,9 @@ log = logging.getLogger(__name__)
 _cursor = Struct(">qQ")
 assert _cursor.size == CURSOR_BYTES
 
-Batch = tuple[bytes, list[tuple[int | bytes, ...]]]
+WireBlock = tuple[int, int, int, int, int, int, int, bytes]
+TAKE: Final = 5  # of a WireBlock: how many records it gives
+Batch = tuple[bytes, list[WireBlock]]
 
 
 def unpack_cursor(data: bytes) -> Cursor | None:
@@ -50,24 +56,33 @@ class RangeReader:
         limiter: trio.CapacityLimiter,
         channel: LogChannel | None,
         asked: Range,
+        make_filter: Callable[[], Filter] | None,
         tell: Callable[[Damage], None],
-        ended: Callable[[], None],
+        places: Places,
     ) -> None:
-        """limiter: of the threads. channel: None if there is none. tell: called for what was passed over. ended: called
-        once, at the end."""
+        """limiter: of the threads. channel: None if there is none. make_filter: of the range. tell: called for what was
+        passed over. Raises TooManyRequests, and BadArgument as make_filter does."""
         self._service = service
         self._off_loop = off_loop
         self._limiter = limiter
         self._tell = tell
-        self._ended = ended
+        self._places = places
         self._channel = channel
-        self._pieces = Pieces(channel, asked) if channel else None
-        self._ready: deque[Batch] = deque()
+        self._asked = asked
+        self._make_filter = make_filter
+        self._given_up = False
+        self._ready: deque[tuple[Batch, int]] = deque()
+        """With how many blocks were passed over for each."""
         self._error: SwarmError | None = None
         self._cursor = b""
-        self._working = False
+        self.is_working = False
         self._closed = False
         self._damaged = 0
+        self._damaged_ahead = 0
+        """Since the last batch."""
+        pieces = self._begin()
+        places.take(self)
+        self._pieces = pieces
 
     def __iter__(self) -> Iterator[Batch | Signal]:
         return self
@@ -75,26 +90,59 @@ class RangeReader:
     def __next__(self) -> Batch | Signal:
         if self._channel is not None and self._channel.removed:
             raise channel_removed()
+        self._places.take(self)
+        if self._given_up:
+            self._given_up = False
+            self._pieces = self._begin()
         if self._ready:
-            return self._ready.popleft()
+            return self._sent(*self._ready.popleft())
         if self._error:
             raise self._error
         if self._pieces is None:
             raise StopIteration
-        assert not self._working
+        assert not self.is_working
         assert self._service.nursery is not None
         signal = Signal(self._service)
-        self._working = True
+        self.is_working = True
         self._service.nursery.start_soon(self._work, self._pieces, signal)
         return signal
 
+    def _begin(self) -> Pieces | None:
+        if self._make_filter is not None:
+            self._asked = replace(self._asked, filter=self._make_filter())
+        return Pieces(self._channel, self._asked) if self._channel else None
+
+    def _sent(self, batch: Batch, damaged: int) -> Batch:
+        """What is asked for from now on is what is behind it."""
+        self._damaged += damaged
+        limit = self._asked.limit
+        if limit:
+            limit -= sum(block[TAKE] for block in batch[1])
+            if limit == 0:
+                self._make_filter = self._channel = None  # there is nothing behind it
+        self._asked = replace(self._asked, after=unpack_cursor(batch[0]), limit=limit)
+        return batch
+
     def final(self, ended: str) -> tuple[str, int]:
-        return ended, self._damaged
+        return ended, self._damaged + self._damaged_ahead + sum(damaged for _, damaged in self._ready)
+
+    def give_up(self) -> None:
+        """What was read ahead is read again."""
+        assert not self.is_working
+        self._given_up = True
+        if self._pieces is not None:
+            self._pieces.close()
+            self._pieces = None
+        self._ready.clear()
+        self._error = None
+        self._damaged_ahead = 0
+        self._cursor = b""
+        self._asked = replace(self._asked, filter=None)
 
     def close(self) -> None:
         self._closed = True
-        self._ended()
-        if not self._working and self._pieces is not None:
+        self._places.leave(self)
+        if not self.is_working and self._pieces is not None:
             self._pieces.close()
 
     async def _work(self, pieces: Pieces, signal: Signal) -> None:
@@ -109,18 +157,19 @@ class RangeReader:
             for piece in found:
                 self._take(piece)
         finally:
-            self._working = False
+            self.is_working = False
             if self._closed:
                 pieces.close()
             signal.set()
 
     def _take(self, piece: Piece) -> None:
-        self._damaged += piece.damaged
+        self._damaged_ahead += piece.damaged
         for damage in piece.damages:
             self._tell(damage)
         cursor = _cursor.pack(*piece.cursor)
         if piece.blocks or cursor != self._cursor:  # or else there is nothing to tell yet
-            self._ready.append((cursor, [_to_wire(block) for block in piece.blocks]))
+            self._ready.append(((cursor, [_to_wire(block) for block in piece.blocks]), self._damaged_ahead))
+            self._damaged_ahead = 0
         self._cursor = cursor
 
 
@@ -192,7 +241,7 @@ def _read_failed(error: OSError) -> ReadFailed:
     return ReadFailed(f"the node cannot read its files: {error.strerror or error}")
 
 
-def _to_wire(block: RangeBlock) -> tuple[int | bytes, ...]:
+def _to_wire(block: RangeBlock) -> WireBlock:
     """As swarm.logfiles.block.Block has it."""
     return (
         block.codec,

@@ -19,6 +19,7 @@ from nodes.logfiles.block_index import BlockIndex, Damage
 from nodes.logfiles.bucket import Bucket
 from nodes.logfiles.entries import Entry, groups, joined
 from nodes.logfiles.file_names import DAY_NS, Span
+from nodes.logfiles.files import NotAFile
 from nodes.logfiles.merging import View
 from nodes.logfiles.range_block import Cursor, RangeBlock, Step
 from nodes.logfiles.shared import Shared
@@ -81,6 +82,9 @@ class _Picture:
                 self.damages += file.index.damages
         except BadHeader as error:
             self.damages.append(Damage(path, 0, str(error)))
+            return
+        except NotAFile as error:
+            self.damages.append(Damage(path, 0, error.what))
             return
         except FileNotFoundError:
             if not may_miss:

@@ -16,9 +16,10 @@ from nodes.logfiles.block_format import BadHeader
 from nodes.logfiles.block_index import Damage, last_sound, read_file_header, walk
 from nodes.logfiles.entries import Entry
 from nodes.logfiles.file_names import FileName, Span
-from nodes.logfiles.files import read_all
+from nodes.logfiles.files import NotAFile, naming, read_all
 from nodes.logfiles.part import Part
 from nodes.logfiles.shared import Shared
+from nodes.logfiles.sources import open_block_file
 from nodes.logfiles.tail import Tail
 from nodes.logfiles.tail_format import (
     HEADER_BYTES,
@@ -61,6 +62,18 @@ def load_part(
     return part, loading.damaged
 
 
+def is_whole(shared: Shared, channel: Path, name: FileName) -> bool:
+    """Whether a sealed file has as many blocks as its name says, by their headers. Raises OSError."""
+    path = channel / name.path
+    try:
+        file = open_block_file(shared.files, path, name.span, sealed=True)
+    except BadHeader:
+        return False
+    shared.files.close(file.fd)
+    index = file.index
+    return not index.damages and (index.records_total, index.value_bytes) == (name.records, name.value_bytes)
+
+
 class _Loading:
     def __init__(self, shared: Shared, part: Part) -> None:
         self._shared = shared
@@ -70,7 +83,16 @@ class _Loading:
 
     def load_log(self, tails: list[int]) -> None:
         part = self._part
-        fd = self._files.open(part.log_path)
+        try:
+            fd = self._files.open(part.log_path)
+        except NotAFile as error:
+            self._strange(part.log_path, error)
+            return
+        with naming(part.log_path):
+            self._load_log(fd, tails)
+
+    def _load_log(self, fd: int, tails: list[int]) -> None:
+        part = self._part
         try:
             header = read_file_header(self._files, fd)
             if (header.sealed, header.span, header.generation) != (False, part.span, part.generation):
@@ -104,8 +126,21 @@ class _Loading:
         if tails[:1] == [1] and only_zeros(read_all(self._files, fd, min(size, 1 << 20), 0), 0):
             log.warning("%s: not finished; it is begun anew", part.log_path)  # its tails have all that was in it
             return
-        self.damaged = part.frozen = True
-        tell(self._shared, Damage(part.log_path, 0, str(error)))
+        part.frozen = True
+        self._unreadable(part.log_path, str(error))
+
+    def _strange(self, path: Path, error: NotAFile) -> None:
+        """Something else is in the place of a file: nothing is written there, new records go into the next
+        generation."""
+        self._part.frozen = True
+        self._unreadable(path, error.what)
+
+    def _unreadable(self, path: Path, what: str) -> None:
+        """A file as a whole; readers of the bucket are told of it too."""
+        self.damaged = True
+        damage = Damage(path, 0, what)
+        self._part.index.damages.append(damage)
+        tell(self._shared, damage)
 
     def load_tail(self, number: int) -> None:
         part, files = self._part, self._files
@@ -113,11 +148,16 @@ class _Loading:
         if number < part.index.position[0]:
             files.remove(path)  # all of it is in blocks
             return
-        fd = files.open(path)
         try:
-            data = read_all(files, fd, files.size(fd), 0)
-        finally:
-            files.close(fd)
+            fd = files.open(path)
+        except NotAFile as error:
+            self._strange(path, error)
+            return
+        with naming(path):
+            try:
+                data = read_all(files, fd, files.size(fd), 0)
+            finally:
+                files.close(fd)
         try:
             header = TailHeader.unpack(data[:HEADER_BYTES])
             if (header.span, header.generation, header.number) != (part.span, part.generation, number):
@@ -127,8 +167,7 @@ class _Loading:
                 log.warning("%s: nothing was written to it; it is removed", path)
                 files.remove(path)
             else:
-                self.damaged = True
-                tell(self._shared, Damage(path, 0, str(error)))
+                self._unreadable(path, str(error))
             return
         self._load_entries(Tail(files, path, number, header.seed, len(data), None), data)
 

@@ -6,6 +6,7 @@ then say what is wrong with the others.
 
 import os
 import time
+from functools import partial
 from typing import Any
 
 import trio
@@ -15,11 +16,12 @@ from nodes.logfiles.file_names import SECOND_NS
 from nodes.logfiles.filters import Filter
 from nodes.logfiles.off_loop import OffLoop
 from nodes.logfiles.pieces import Range
+from nodes.logfiles.places import Places
 from nodes.logfiles.range_reader import RangeReader, TimeSpanReader, unpack_cursor
 from nodes.logfiles.served_channel import ServedChannel
 from nodes.logfiles.store import LogStore
 from swarm.core.connection_handler import ConnectionHandler
-from swarm.core.errors import BadArgument, TooManyRequests
+from swarm.core.errors import BadArgument
 from swarm.core.limits import RANGES_MAX
 from swarm.core.protocol import DONE, check_channel
 from swarm.core.request_handler import Service
@@ -50,7 +52,7 @@ class LogfilesRequests:
         self._reading = trio.CapacityLimiter(READING_THREADS)
         # A filter keeps a core busy. One core is left to the loop, which answers all others.
         self._filtering = trio.CapacityLimiter(max(1, (os.cpu_count() or 1) - 1))
-        self._ranges = 0
+        self._places = Places(RANGES_MAX)
         service.more_statistics.append(self._statistics)
         service.handle(protocol.PUT, self._put)
         service.handle(protocol.PUT_MANY, self._put_many, "batch")
@@ -111,28 +113,21 @@ class LogfilesRequests:
         self, channel: str, first: int, end: int, after: bytes, order: int, limit: int, filter_: list[Any] | None
     ) -> RangeReader:
         check_range(first, end)
-        if self._ranges >= RANGES_MAX:
-            raise TooManyRequests(
-                f"{RANGES_MAX} ranges are being read from this node, the most there may be", {"limit": RANGES_MAX}
-            )
-        taken_by = None
+        make_filter = None
         if filter_ is not None:
             kind, pattern, ignore_case = filter_
-            taken_by = Filter(kind, pattern, ignore_case=ignore_case)
-        self._ranges += 1
+            make_filter = partial(Filter, kind, pattern, ignore_case=ignore_case)
         served = self._channels.get(channel)
         return RangeReader(
             self._service,
             self._off_loop,
-            self._filtering if taken_by else self._reading,
+            self._filtering if make_filter else self._reading,
             served.stored if served else None,
-            Range(first, end, unpack_cursor(after), order == NEWEST_FIRST, limit, taken_by),
+            Range(first, end, unpack_cursor(after), order == NEWEST_FIRST, limit),
+            make_filter,
             served.note_damage if served else self._store.tell,
-            self._range_ended,
+            self._places,
         )
-
-    def _range_ended(self) -> None:
-        self._ranges -= 1
 
     def _time_span(self, connection: ConnectionHandler, request_id: int, channel: str) -> TimeSpanReader | None:
         served = self._channels.get(channel)
@@ -142,7 +137,7 @@ class LogfilesRequests:
         return TimeSpanReader(self._service, self._off_loop, self._reading, served.stored, connection, request_id)
 
     def _statistics(self) -> dict[str, Any]:
-        return {"ranges": self._ranges}
+        return {"ranges": len(self._places)}
 
 
 def _days(nanoseconds: float) -> str:

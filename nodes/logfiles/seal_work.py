@@ -16,16 +16,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from nodes.logfiles.bucket import Bucket
 from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.file_names import FileName
+from nodes.logfiles.sealing import STATUS_DAMAGED, temporary_name
 from nodes.logfiles.shared import Shared
 
 log = logging.getLogger(__name__)
-
-STATUS_DAMAGED = 3
 
 
 class SealWork:
@@ -47,6 +47,7 @@ class SealWork:
         self._generation = bucket.generation
         self._sealed: FileName | None = None
         self._is_damaged = False
+        self.failed = False
         self._voids = [channel.directory / name.path for name in bucket.file_names()]
         self._directory = os.open(channel.directory / bucket.span.day, os.O_RDONLY | os.O_DIRECTORY)
         bucket.sealing = True
@@ -55,32 +56,43 @@ class SealWork:
 
     def run(self) -> None:
         """In a thread. Raises OSError."""
-        span = self._bucket.span
-        numbers = (self._directory, span.start, span.length_s, self._generation)
-        command = [sys.executable, "-m", "nodes.logfiles.sealing", *map(str, numbers)]
+        self.failed = True
         try:
-            with subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=(self._directory, self._lock),
-                text=True,
-            ) as process:
-                assert process.stdout
-                assert process.stderr
-                output, errors = process.stdout.read(), process.stderr.read()
+            self._seal()
+        except OSError:
+            with suppress(OSError):  # left by a process that was killed
+                os.unlink(temporary_name(self._bucket.span, self._generation), dir_fd=self._directory)
+            raise
         finally:
             os.close(self._directory)
+        self.failed = False
+
+    def _seal(self) -> None:
+        span = self._bucket.span
+        place = self._channel.directory / span.day
+        numbers = (self._directory, span.start, span.length_s, self._generation)
+        command = [sys.executable, "-m", "nodes.logfiles.sealing", *map(str, numbers)]
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(self._directory, self._lock),
+            text=True,
+        ) as process:
+            assert process.stdout
+            assert process.stderr
+            output, errors = process.stdout.read(), process.stderr.read()
+        bucket = f"{place}/{span.time}_{span.length_s}"
         self._is_damaged = process.returncode == STATUS_DAMAGED
-        if process.returncode not in (0, STATUS_DAMAGED):
-            raise OSError(f"sealing a bucket has ended with status {process.returncode}: {errors.strip()[-500:]}")
         if self._is_damaged:
-            log.error("a bucket with damage is not sealed: %s: %s", self._channel.directory / span.day, errors.strip())
-        else:
-            self._sealed = FileName.parse(span.day, output.strip())
-            if self._sealed is None:
-                raise OSError(f"sealing a bucket has given {output!r:.100}")
+            log.error("a bucket with damage is not sealed: %s: %s", bucket, errors.strip())
+            return
+        if process.returncode:
+            raise OSError(f"{bucket}: sealing has ended with status {process.returncode}: {errors.strip()[-500:]}")
+        self._sealed = FileName.parse(span.day, output.strip())
+        if self._sealed is None:
+            raise OSError(f"{bucket}: sealing has given {output!r:.100}")
 
     def finish(self) -> None:
         bucket, sealed = self._bucket, self._sealed

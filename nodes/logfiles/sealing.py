@@ -4,8 +4,8 @@
 
 A node starts it, see seal_work. DIRECTORY is the descriptor of the directory of the bucket's day. What is in the sealed
 file there and in the logs up to the generation goes to a temporary file, is synced, and renamed; then the name is
-printed. Whenever it ends before that, nothing has changed but a temporary file, which the next start of the node
-removes. A bucket with damage is left as it is: what is in it may still be repaired.
+printed. Whenever it ends before that, nothing has changed but a temporary file, which it removes itself, or, if it was
+killed, the node, or the node's next start. A bucket with damage is left as it is: what is in it may still be repaired.
 
 Memory: blocks that do not overlap go through one by one; those that do are merged in windows of WINDOW_BYTES.
 
@@ -17,7 +17,7 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from nodes.logfiles.block_format import BLOCK_BYTES, BadHeader, FileHeader, make_block, new_seed
@@ -46,27 +46,43 @@ def seal(
     InterruptedError when it is not wanted any more: asked once a block."""
     with ExitStack() as stack:
         sources = _sources(files, directory, span, generation, stack)
-        temporary = directory / (Path(FileName(span, generation, "log").name).stem + UNFINISHED_SUFFIX)
+        temporary = directory / temporary_name(span, generation)
         fd = files.create(temporary)
         stack.callback(files.close, fd)
-        seed = new_seed()
-        write_all(files, fd, header := FileHeader(True, span, generation, seed).pack(), 0)
-        offset, records, value_bytes = len(header), 0, 0
-        for timestamps, values in _blocks(_in_order(View(sources, WINDOW_BYTES))):
-            if not is_wanted():
-                raise InterruptedError("the node has ended")
-            block, stored = make_block(timestamps, values, Codec.ZSTD, seed, level=LEVEL)
-            write_all(files, fd, block.pack(seed) + stored, offset)
-            offset += block.bytes
-            records += block.records
-            value_bytes += block.value_bytes
-        files.sync(fd)
-        if not is_wanted():
-            raise InterruptedError("the node has ended")
-        sealed = FileName(span, generation, "sealed", records=records, value_bytes=value_bytes)
-        files.rename(temporary, directory / sealed.name)
+        try:
+            sealed = _rewrite(files, fd, sources, span, generation, is_wanted)
+            files.rename(temporary, directory / sealed.name)
+        except BaseException:
+            with suppress(OSError):
+                files.remove(temporary)
+            raise
         files.sync_directory(directory)
     return sealed
+
+
+def temporary_name(span: Span, generation: int) -> str:
+    return Path(FileName(span, generation, "log").name).stem + UNFINISHED_SUFFIX
+
+
+def _rewrite(
+    files: Files, fd: int, sources: list[Source], span: Span, generation: int, is_wanted: Callable[[], bool]
+) -> FileName:
+    """The content of the sealed file, synced."""
+    seed = new_seed()
+    write_all(files, fd, header := FileHeader(True, span, generation, seed).pack(), 0)
+    offset, records, value_bytes = len(header), 0, 0
+    for timestamps, values in _blocks(_in_order(View(sources, WINDOW_BYTES))):
+        if not is_wanted():
+            raise InterruptedError("the node has ended")
+        block, stored = make_block(timestamps, values, Codec.ZSTD, seed, level=LEVEL)
+        write_all(files, fd, block.pack(seed) + stored, offset)
+        offset += block.bytes
+        records += block.records
+        value_bytes += block.value_bytes
+    files.sync(fd)
+    if not is_wanted():
+        raise InterruptedError("the node has ended")
+    return FileName(span, generation, "sealed", records=records, value_bytes=value_bytes)
 
 
 def _sources(files: Files, directory: Path, span: Span, generation: int, stack: ExitStack) -> list[Source]:

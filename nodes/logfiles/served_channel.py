@@ -21,6 +21,7 @@ class ServedChannel:
         self.name = name
         self._store = store
         self._damaged: set[tuple[Path, int]] = set()
+        self._giving_up: Iterator[None] = iter(())
 
     @property
     def stored(self) -> LogChannel:
@@ -49,10 +50,14 @@ class ServedChannel:
             self._damaged.add((damage.path, damage.offset))
         self._store.tell(damage)
 
-    def remove(self) -> Iterator[None]:
-        """Raises DiskFull, NodeError."""
+    def leave(self) -> None:
+        """It is going to be removed: its files go at once, or it stays. Raises DiskFull, NodeError."""
         try:
-            yield from self._store.remove_channel(self.name)
+            self._giving_up = self._store.remove_channel(self.name)
         except OSError as error:
             text = f"the channel {self.name} cannot be removed: {error}"
             raise DiskFull(text) if error.errno == errno.ENOSPC else NodeError(text) from error
+
+    def remove(self) -> Iterator[None]:
+        """What is left of it when it has left."""
+        return self._giving_up

@@ -68,6 +68,9 @@ class Shared:
         self.settings = settings
         self.files = files
         self.lock = Lock()
+        self.names = Lock()
+        """Held while a thread opens or removes files of a part by their names, and while a channel is removed: what has
+        these names afterwards may be another channel's."""
         self.encoder = Encoder()
         self.indexes = SealedIndexes()
         self.touched: dict[Writable, None] = {}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from nodes.logfiles.block_format import BadHeader, BlockHeader
 from nodes.logfiles.block_index import BlockIndex, SealedIndexes, read_block, read_file_header, walk
 from nodes.logfiles.file_names import Span
-from nodes.logfiles.files import Files
+from nodes.logfiles.files import Files, NotAFile, naming
 from swarm.logfiles.payload import Records
 
 Key = tuple[int, int, int]
@@ -28,21 +28,27 @@ class BlockFile:
 
     def read(self, number: int) -> tuple[BlockHeader, bytes]:
         """Raises BadHeader, BadPayload, OSError."""
-        return read_block(self.files, self.fd, self.seed, self.index.offsets[number], self.index.sizes[number])
+        with naming(self.path):
+            return read_block(self.files, self.fd, self.seed, self.index.offsets[number], self.index.sizes[number])
 
 
 def open_block_file(
     files: Files, path: Path, span: Span, *, sealed: bool, indexes: SealedIndexes | None = None
 ) -> BlockFile:
     """A file, and where its blocks are. indexes: remembers that. Raises BadHeader, OSError."""
-    fd = files.open(path)
     try:
-        header = read_file_header(files, fd)
+        fd = files.open(path)
+    except NotAFile as error:
+        raise BadHeader(error.what) from error
+    try:
+        with naming(path):
+            header = read_file_header(files, fd)
         if header.sealed != sealed or header.span != span:
             raise BadHeader("name that does not match the content")
         index = indexes.get(path, header.seed) if indexes else None
         if index is None:
-            index = walk(files, fd, path, header.seed)
+            with naming(path):
+                index = walk(files, fd, path, header.seed)
             if indexes:
                 indexes.add(path, header.seed, index)
         return BlockFile(files, path, fd, header.seed, index)

@@ -25,11 +25,12 @@ from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.file_names import CHANNELS, REMOVED
 from nodes.logfiles.files import Files
 from nodes.logfiles.opening import load_channels
+from nodes.logfiles.part import Part
 from nodes.logfiles.recovery import tell
 from nodes.logfiles.seal_work import SealWork
 from nodes.logfiles.shared import OPEN_TAILS_MAX, Settings, Shared, Work
 from nodes.logfiles.tail import Tail
-from swarm.core.errors import ChannelRemoved, TooManyChannels
+from swarm.core.errors import TooManyChannels
 from swarm.core.node import NodeError
 from swarm.core.protocol import check_channel
 
@@ -42,12 +43,13 @@ RETAIN_BUCKETS = 64  # dropped in one step, 20 us each
 
 
 class LogStore:
-    def __init__(self, shared: Shared, channels: dict[str, LogChannel], lock: int) -> None:
+    def __init__(self, shared: Shared, channels: dict[str, LogChannel], lock: int, last_time: int | None) -> None:
         """Use `open`."""
+        self.last_time = last_time
+        """What `note_time` was told last, in this run or one before; None: never."""
         self.channels = channels
         self._shared = shared
         self._lock = lock
-        self._leaving: set[str] = set()
         self._removed: list[Path] = []
         self._removals = 0
 
@@ -61,9 +63,12 @@ class LogStore:
             for name in (CHANNELS, REMOVED):
                 if files.make_directory(data_dir / name):
                     shared.new_names[data_dir] = None
+            last_time = files.modified(data_dir / SEALING_LOCK)
             lock = _lock(files, data_dir / SEALING_LOCK)
+            if last_time is not None:
+                files.set_modified(data_dir / SEALING_LOCK, last_time)
             _empty(files, data_dir / REMOVED)
-            return cls(shared, load_channels(shared, data_dir / CHANNELS), lock)
+            return cls(shared, load_channels(shared, data_dir / CHANNELS), lock, last_time)
         except OSError as error:
             raise NodeError(f"the records in {data_dir} cannot be read: {error}") from error
 
@@ -71,7 +76,7 @@ class LogStore:
 
     def put_many(self, name: str, timestamps: list[int], values: list[bytes]) -> None:
         """See LogChannel.put_many; the channel comes into being with its first records. Also raises BadChannel,
-        TooManyChannels, ChannelRemoved."""
+        TooManyChannels."""
         channel = self.channels.get(name)
         if channel is not None:
             channel.put_many(timestamps, values)
@@ -80,8 +85,6 @@ class LogStore:
         limit = self._shared.settings.channels_max
         if len(self.channels) >= limit:
             raise TooManyChannels(f"the node has {limit} channels, the most it is configured for", {"limit": limit})
-        if name in self._leaving:
-            raise ChannelRemoved("the channel is being removed: try again")
         channel = LogChannel(self._shared, name, self._shared.directory / CHANNELS / name)
         channel.put_many(timestamps, values)
         self.channels[name] = channel
@@ -133,7 +136,8 @@ class LogStore:
     def buckets_to_seal(self, now: int, after_s: float) -> Iterator[Work]:
         """Of every bucket whose span is over, and that was not written to, for so long. now: a timestamp.
 
-        What is in tails becomes blocks first; the bucket is sealed when it is asked again.
+        What is in tails becomes blocks first; the bucket is sealed when it is asked again. One with which that fails
+        is put off. Raises OSError.
         """
         for channel in list(self.channels.values()):
             for bucket in [each for each in channel.buckets.values() if each.parts]:
@@ -144,12 +148,24 @@ class LogStore:
                 )  # since the last was given
                 if not (is_over and is_there) or bucket.sealing or bucket.damaged:
                     continue
+                if bucket.put_off_until > monotonic():
+                    continue
                 flushes = [part for part in bucket.parts if part.tails or part.entries]
                 if not flushes:
-                    yield SealWork(self._shared, channel, bucket, self._lock, self.discard)
+                    try:
+                        seal = SealWork(self._shared, channel, bucket, self._lock, self.discard)
+                    except OSError:
+                        bucket.put_off()
+                        raise
+                    yield seal
+                    if seal.failed:
+                        bucket.put_off()
                 for part in flushes:
-                    if part.is_at_rest and (work := part.take(flush=True)) is not None:
-                        yield work
+                    if part.is_at_rest and (flush := part.take(flush=True)) is not None:
+                        yield flush
+                        if flush.failed:
+                            bucket.put_off()
+                            break
 
     def retain(self, name: str, now: int, age_s: float | None = None, value_bytes: int | None = None) -> int:
         """Drops the oldest buckets of a channel: those that ended longer ago than an age, and those beyond a number of
@@ -170,6 +186,11 @@ class LogStore:
             dropped += 1
         return dropped
 
+    def note_time(self, now: int) -> None:
+        """Kept for the next run, by which it may know that the clock has jumped. Raises OSError."""
+        self.last_time = now
+        self._shared.files.set_modified(self._shared.directory / SEALING_LOCK, now)
+
     def discard(self, path: Path) -> None:
         """A file or directory that nobody needs goes out of the way. Raises OSError, unless it is not there."""
         shared = self._shared
@@ -183,23 +204,20 @@ class LogStore:
         shared.new_names[path.parent] = None
 
     def remove_channel(self, name: str) -> Iterator[None]:
-        """Removes a channel that exists, in steps to be drawn; it is gone for good when the first has been drawn that
-        is not waiting for a thread, and out of sight at once. Raises OSError."""
-        channel = self.channels.pop(name)
-        channel.removed = True
-        self._leaving.add(name)
-        try:
-            parts = [part for bucket in channel.buckets.values() for part in bucket.parts]
+        """Removes a channel that exists: it is gone for good when this returns, and its name is free. What it holds in
+        memory it gives up in steps, to be drawn. Raises OSError: it is there as before.
+
+        A thread may be making blocks of it: that goes on in files that nobody sees any more.
+        """
+        channel = self.channels[name]
+        parts = [part for bucket in channel.buckets.values() for part in bucket.parts]
+        with self._shared.names:
+            self.discard(channel.directory)
+            channel.removed = True
             for part in parts:
                 part.drop_added()
-            while any(part.busy for part in parts):
-                yield
-            self.discard(channel.directory)
-        finally:
-            self._leaving.discard(name)
-        for part in parts:
-            part.close()
-            yield
+        del self.channels[name]
+        return _closed(parts)
 
     def removals(self) -> "RemovalWork | None":
         """Deletes what was discarded."""
@@ -289,6 +307,14 @@ class RemovalWork:
 
     def finish(self) -> None:
         self._left += self._paths[1:] + self._paths[:1]
+
+
+def _closed(parts: list[Part]) -> Iterator[None]:
+    for part in parts:
+        while part.busy:
+            yield
+        part.close()
+        yield
 
 
 def _delete(files: Files, path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import trio
 
+from nodes.logfiles.believed_clock import BelievedClock
 from nodes.logfiles.config import LogfilesConfig, Retention
 from nodes.logfiles.off_loop import OffLoop
 from nodes.logfiles.seal_work import SealWork
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 BLOCKS_PAUSE_S = 0.02  # between two looks for blocks to be made: at 400 MB/s some 8 MB come meanwhile
 ROUND_S = 10.0  # between two looks for what is to be sealed, or to be dropped
 RETRY_S = 10.0  # after an error
+FAILURES_MAX = 8  # of sealing, in a round: then it is not the bucket, and each costs a process
+TOLD_MAX = 1000  # reasons that are remembered, to tell each once
 
 Fsync = Literal["never", "interval", "always"]
 
@@ -42,6 +45,7 @@ class Upkeep:
         self._seal_after_s = config.store.seal_after
         self._retention: Callable[[str], Retention] = config.retention
         self._retained: dict[str, Retention] = {}
+        self._clock = BelievedClock(store.last_time)
         self._full = trio.Event()
         self._full.set()  # what was loaded may fill blocks
         self._sync_wanted = trio.Event()
@@ -51,6 +55,8 @@ class Upkeep:
         self.sealed = 0
         self.dropped = 0
         self.failures = 0
+        self._told: set[str] = set()
+        """Why buckets could not be sealed."""
 
     def commit(self) -> None:
         """At the end of a pass: writes what it has brought."""
@@ -120,8 +126,32 @@ class Upkeep:
     async def _seal(self) -> None:
         while True:
             for _ in range(2):  # what is in tails becomes blocks, and these are sealed then
-                await self._carry_out("seal a bucket", self._store.buckets_to_seal(time.time_ns(), self._seal_after_s))
+                await self._seal_some()
             await trio.sleep(ROUND_S)
+
+    async def _seal_some(self) -> None:
+        """A bucket with which it fails is put off by the store; those behind it have their turn."""
+        works = self._store.buckets_to_seal(time.time_ns(), self._seal_after_s)
+        for _ in range(FAILURES_MAX):
+            try:
+                for work in works:
+                    try:
+                        await self._off_loop(work.run)
+                    finally:
+                        work.finish()
+                    self.sealed += isinstance(work, SealWork)
+            except OSError as error:
+                self.failures += 1
+                self._tell_of_sealing(str(error))
+            else:
+                return
+
+    def _tell_of_sealing(self, error: str) -> None:
+        if error not in self._told:
+            if len(self._told) >= TOLD_MAX:
+                self._told.clear()
+            self._told.add(error)
+            log.error("the node could not seal a bucket, and will try again, less and less often: %s", error)
 
     async def _carry_out(self, what: str, works: Iterable[Work]) -> int:
         """How many were done. After an error the rest has time until later."""
@@ -133,7 +163,6 @@ class Upkeep:
                 finally:
                     work.finish()
                 done += 1
-                self.sealed += isinstance(work, SealWork)
         except (OSError, SwarmError) as error:
             await self._failed(what, error)
             self._full.set()  # also when writes are refused meanwhile, so that nothing else would
@@ -148,10 +177,12 @@ class Upkeep:
             await trio.sleep(ROUND_S)
 
     async def _drop_once(self) -> None:
+        now = self._clock.now()
+        self._store.note_time(now)
         for name in list(self._store.channels):
             kept = self._retention_of(name)
             while kept != Retention(None, None):
-                dropped = self._store.retain(name, time.time_ns(), kept.max_age_s, kept.max_bytes)
+                dropped = self._store.retain(name, now, kept.max_age_s, kept.max_bytes)
                 if not dropped:
                     break
                 self.dropped += dropped

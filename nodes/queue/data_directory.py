@@ -18,7 +18,7 @@ from nodes.queue.overflow import overflow_numbers, overflow_path, rename_overflo
 from nodes.queue.queue_files import Files, problem
 from nodes.queue.record_queue import QueueSettings, RecordQueue
 from swarm.core.errors import BadChannel
-from swarm.core.node import NodeError
+from swarm.core.node import WrongData
 from swarm.core.protocol import check_channel
 from swarm.queue.protocol import OWN_QUEUE
 
@@ -55,7 +55,7 @@ class DataDirectory:
             for directory in sorted(self._channels.iterdir()):
                 if _is_channel(directory):
                     if not directory.is_dir():
-                        raise NodeError(
+                        raise WrongData(
                             f"{directory} is no directory, and in the way of a channel of this name: move it away"
                         )
                     yield from ((directory.name, subscriber) for subscriber in self._subscribers(directory))
@@ -90,7 +90,7 @@ class DataDirectory:
             elif not (_RING.fullmatch(name) or _OVERFLOW.fullmatch(name)):
                 log.warning("%s is not known, and ignored", directory / name)
         if OWN_QUEUE in rings and len(rings) > 1:  # no crash leaves that; the first to subscribe would end the others
-            raise NodeError(
+            raise WrongData(
                 f"{directory} has {ring_name(OWN_QUEUE)} beside rings of subscribers: one of them was brought here by "
                 "hand; move away what does not belong there"
             )

@@ -9,7 +9,7 @@ from nodes.queue.queue_files import Files
 from nodes.queue.reader import Reader
 from nodes.queue.ring import BadRing, Ring
 from swarm.core.errors import DiskFull
-from swarm.core.node import NodeError
+from swarm.core.node import NodeError, WrongData
 from swarm.queue.batch import LENGTH_BYTES
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ def open_ring(path: Path, capacity: int, files: Files, *, sync: bool, accept_dam
         ring = Ring.open(path, files)
     except BadRing as error:
         if not accept_damage:
-            raise NodeError(
+            raise WrongData(
                 f"{path} is damaged: {error}. --accept-damage renames it to {path.name}.damaged and starts the node "
                 "with an empty queue in its place"
             ) from None

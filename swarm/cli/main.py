@@ -23,11 +23,12 @@ _COMMANDS = {
     "credentials": "Say who may log in to nodes, and what each may do.",
     "dht": "Read and write the records of a dht.",
     "dump": "Look into the dumps of a dht node.",
+    "install-units": "Lay out systemd units, so that nodes start with the machine.",
     "logfiles": "Store records with a timestamp, and read ranges of time.",
     "queue": "Put records into queues, and take them out.",
     "up": "Run a swarm on this machine.",
 }
-"""The module below swarm.cli and the command in it have the same name."""
+"""The module below swarm.cli and the command in it have the same name, with _ for -."""
 
 
 class _Swarm(click.Group):
@@ -39,7 +40,8 @@ class _Swarm(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"swarm.cli.{name}"), name)
+        module = name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"swarm.cli.{module}"), module)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -9,6 +9,7 @@ from itertools import accumulate
 
 from swarm.core.client_session import WAIT_FOR_NODES, Call, Steps
 from swarm.core.errors import (
+    BatchTooBig,
     DiskFull,
     EmptyValue,
     NodeUnreachable,
@@ -87,7 +88,8 @@ def store_in_parts(
 
     sizes, overhead_bytes, bytes_max: as for Parts. call_of: what stores the records from one number up to another.
     smaller: where a node has no place that is large enough for a part, is given what it has place for and the bytes_max
-    that was; the bytes_max from now on.
+    that was; the bytes_max from now on. A part that is too big for other reasons, such as records of very many buckets,
+    is sent in halves.
     """
     stored, count = 0, len(sizes)
     try:
@@ -104,6 +106,10 @@ def store_in_parts(
                 if smaller is None or stop - stored == 1 or "limit" not in error.details:
                     raise
                 parts.bytes_max = smaller(error.details["limit"], parts.bytes_max)
+            except BatchTooBig:
+                if stop - stored == 1:
+                    raise
+                parts.records_max = (stop - stored) // 2
     except SwarmError as error:
         error.details["stored"] = stored
         if stored:
@@ -120,18 +126,18 @@ class Parts:
         """Of a part that has more than one record."""
         self._sizes = sizes
         self._overhead_bytes = overhead_bytes
-        self._records_max = records_max
+        self.records_max = records_max
         self._ends: list[int] = []
 
     def end(self, start: int) -> int:
         """Where the part ends that begins there."""
         count = len(self._sizes)
         if not self._ends:
-            if count <= self._records_max and sum(self._sizes) + self._overhead_bytes * count <= self.bytes_max:
+            if count <= self.records_max and sum(self._sizes) + self._overhead_bytes * count <= self.bytes_max:
                 return count
             self._ends = list(accumulate(size + self._overhead_bytes for size in self._sizes))
         taken = self._ends[start - 1] if start else 0
-        stop = bisect_right(self._ends, taken + self.bytes_max, start, min(start + self._records_max, count))
+        stop = bisect_right(self._ends, taken + self.bytes_max, start, min(start + self.records_max, count))
         return max(stop, start + 1)
 
 

@@ -49,6 +49,15 @@ CHANNELS_PER_STEP = 128  # of a line of stats.log, some 1 ms
 class NodeError(Exception):
     """The node cannot start, or cannot go on, for a reason that its operator can mend."""
 
+    exit_status = 1
+
+
+class WrongData(NodeError):
+    """The node cannot start with what its data directory holds. Another start would not either, before its operator has
+    decided what to do."""
+
+    exit_status = 65  # EX_DATAERR, from sysexits.h
+
 
 def count_up_to(most: int) -> Callable[[str], int]:
     """For a key of a configuration: takes a number from 1 to this."""
@@ -123,7 +132,7 @@ class Node:
         self._logs = logs
         self._stats_period_s = stats_period_s
         self._started = time.monotonic()
-        self._stop_requested = trio.Event()
+        self.stop_requested = trio.Event()
         self.lag_s = 0.0
         self.tls: NodeTls | None = None
         """Of its listening sockets, if set before it runs."""
@@ -149,7 +158,7 @@ class Node:
                 async with trio.open_nursery() as serving:
                     serving.start_soon(listener.run)
                     task_status.started(listener)
-                    await self._stop_requested.wait()
+                    await self.stop_requested.wait()
                     listener.stop_accepting()
                     with trio.move_on_after(DRAIN_S):
                         await listener.drained()
@@ -161,7 +170,7 @@ class Node:
 
     def stop(self) -> None:
         """Begins the ordered stop; run() returns when it is done."""
-        self._stop_requested.set()
+        self.stop_requested.set()
 
     async def handle_signals(
         self, reload: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -20,7 +20,7 @@ from nodes.dht.snapshot import OutOfRange, load_snapshot
 from nodes.dht.storage import DhtChannel
 from swarm.blocking import DhtClient
 from swarm.core.errors import TooManyChannels, WrongNode
-from swarm.core.node import LimitsSection, NodeError
+from swarm.core.node import LimitsSection, NodeError, WrongData
 from swarm.core.storage_channels import StorageChannels
 from swarm.dht.dump_format import ChannelSize, Manifest, Trailer, stored_key
 from swarm.dht.dumps import DumpWriter, write_manifest
@@ -366,7 +366,7 @@ def test_a_node_that_cannot_load_its_dump_says_so(dump: Path, tmp_path: Path, ho
     (tmp_path / "dht.ini").write_text(f"[dump]\ndump_dir = {dump}\n")
     command = [sys.executable, "-m", "nodes.dht", "--config", "dht.ini", "--address", "127.0.0.1:0", "--data", "data"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == WrongData.exit_status
     assert f"{dump / 'other.lmdb'} is " in done.stderr
     assert "Traceback" not in done.stderr
     assert "other.lmdb" in (tmp_path / "data" / "root.log").read_text()

@@ -194,6 +194,13 @@ async def values_of_all_lengths_and_bytes(logs: Any, swarm: Swarm) -> None:
 
 
 @row()
+async def more_buckets_than_one_request_may_have(logs: Any, swarm: Swarm) -> None:
+    spread = records(900, 1200 * SECOND)  # of 300 hours
+    await logs.put_many("a", spread)
+    assert await all_of(logs, "a") == spread
+
+
+@row()
 async def timestamps_far_from_each_other(logs: Any, swarm: Swarm) -> None:
     some = [(-5 * 10**17, b"1954"), (-1, b"before"), (0, b"1970"), (T0, b"now"), (T0 + 1, b"then")]
     await logs.put_many("a", some)

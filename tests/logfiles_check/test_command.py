@@ -185,12 +185,36 @@ def test_a_running_node_is_not_checked(run: Ended, tmp_path: Path, options: list
     assert run(tmp_path, *options)[0] in (1, 4)
 
 
-def test_a_process_that_seals_may_outlive_its_node(run: Ended, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--fix"]])
+def test_a_process_that_seals_may_outlive_its_node_and_is_waited_for(
+    run: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
     good_store(tmp_path)
+    waited = []
+    with (tmp_path / "sealing.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def sleep(_: float) -> None:
+            waited.append(1)
+            if len(waited) == 3:
+                lock.close()
+
+        monkeypatch.setattr("nodes.logfiles.check.tree.sleep", sleep)
+        assert run(tmp_path, *options)[0] == 0
+    assert len(waited) == 3
+
+
+def test_a_process_that_seals_and_does_not_end_is_told(
+    run: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good_store(tmp_path)
+    monkeypatch.setattr("nodes.logfiles.check.tree.SEALING_WAIT_S", 0.0)
     with (tmp_path / "sealing.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for options in ([], ["--fix"]):
-            assert run(tmp_path, *options)[0] == 8
+            status, _, err = run(tmp_path, *options)
+            assert status == 8
+            assert "a process that seals a bucket is still at work there, though its node has ended" in err
     assert run(tmp_path, "--fix")[0] == 0
 
 

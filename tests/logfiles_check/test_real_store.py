@@ -72,6 +72,23 @@ def test_nothing_is_found_in_what_the_node_leaves(tmp_path: Path, seed: int) -> 
     assert report.records >= len(acknowledged)
 
 
+def test_a_tail_that_is_not_there_is_noted(tmp_path: Path) -> None:
+    """Its number shows it. It may have had nothing in it, so it is no damage."""
+    for number in range(4):
+        with AbandonedStore(tmp_path) as store:  # each begins a tail of its own
+            store.put_many("a", [NOON], [b"%d" % number])
+            store.commit()
+    assert check(tmp_path).notes == []
+    for number in (2, 3):
+        next(tmp_path.rglob(f"*-1-{number}.tail")).unlink()
+    report = check(tmp_path)
+    assert report.status is Status.CLEAN
+    (note,) = report.notes
+    assert note.endswith(
+        "-1-1.tail to 120000_3600-1-4.tail: number 2 to 3 is not there; nothing was in it, or it was lost"
+    )
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_mended_is_read_by_the_node(tmp_path: Path, seed: int, caplog: pytest.LogCaptureFixture) -> None:
     chance = random.Random(seed)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nodes.logfiles.filters import CLASSES_MAX, RARE, Filter
+from nodes.logfiles.filters import CLASSES_MAX, PROGRAM_MAX, RARE, Filter
 from swarm.core.errors import BadArgument
 from swarm.logfiles import payload
 from swarm.logfiles.protocol import FilterKind
@@ -96,6 +96,31 @@ def test_what_is_no_expression_is_refused(pattern: bytes) -> None:
 def test_an_expression_that_takes_too_much_memory_is_refused() -> None:
     with pytest.raises(BadArgument, match="too large"):
         Filter(FilterKind.REGEX, b"\\pL{1000}" * CLASSES_MAX, ignore_case=False)
+
+
+@pytest.mark.parametrize("pattern", [b"(.*){1000}", b"(.*){1000}$", b"a.{300}b", b"(a?){300}b", b"(\\pL.*){8}a{300}"])
+def test_an_expression_that_would_hold_a_thread_for_seconds_is_refused(pattern: bytes) -> None:
+    with pytest.raises(BadArgument, match="is too large") as raised:
+        Filter(FilterKind.REGEX, pattern, ignore_case=False)
+    assert raised.value.details == {"limit": PROGRAM_MAX}
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        b"(a+)+$",
+        b"\\d{1,3}\\.\\d{1,3}\\.\\d{1,3}\\.\\d{1,3} .*(GET|POST|PUT) /[a-z/]* 5\\d\\d",
+        b"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+        b"error.{0,70}timeout",
+        b"|".join(b"host-%d" % number for number in range(100)),
+        "ü.{0,70}é".encode(),
+        b"[\\pL\\p{Nd}]+@\\pL+",
+        b"\\pL" * CLASSES_MAX,
+    ],
+)
+def test_an_ordinary_expression_is_taken(pattern: bytes) -> None:
+    for ignore_case in (False, True):
+        Filter(FilterKind.REGEX, pattern, ignore_case=ignore_case)
 
 
 def test_values_of_all_lengths_are_found_in_their_payload() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgpack
@@ -73,14 +74,15 @@ class Writer(threading.Thread):
         self._rng = rng
 
     def run(self) -> None:
+        with suppress(OSError):  # also where the others were so quick that it has not connected yet
+            self._write()
+
+    def _write(self) -> None:
         with socket.create_connection(self._address) as sock, sock.makefile("rb") as incoming:
             sock.sendall(hello())
             self._read(incoming.read)
-            try:
-                while True:
-                    self._put(sock, incoming.read)
-            except OSError:
-                return
+            while True:
+                self._put(sock, incoming.read)
 
     def _put(self, sock: socket.socket, read: object) -> None:
         rng, number = self._rng, len(self.acknowledged)

@@ -5,6 +5,7 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -19,12 +20,17 @@ from logfiles_node.raw_logs import (
     REGEX,
     SUBSTRING,
     LogsClient,
+    Range,
     Record,
     S,
     client_of,
     lines,
     running,
 )
+
+from nodes.logfiles import places, requests
+
+CREDIT = 2
 
 MANY = lines(30_000)
 """Some 3 MB: blocks, and a tail."""
@@ -417,3 +423,89 @@ async def test_the_cursor_is_what_the_document_says(tmp_path: Path) -> None:
         await logs.put_many("a", [(NOON, b"1"), (NOON, b"2"), (NOON, b"3")])
         found = await logs.range("a", limit=2)
         assert struct.unpack(">qQ", found.cursors[-1]) == (NOON, 2)
+
+
+# More ranges than there are places.
+
+
+def open_files(directory: Path) -> int:
+    found = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return sum(path.startswith(str(directory / "channels")) for path in found)
+
+
+@pytest.mark.parametrize("filter_", [None, [SUBSTRING, b"00", False]])
+@pytest.mark.parametrize("limit", [0, 20_000])
+@pytest.mark.parametrize("order", [OLDEST_FIRST, NEWEST_FIRST])
+async def test_ranges_whose_clients_wait_give_up_their_places_and_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int, limit: int, filter_: Any
+) -> None:
+    monkeypatch.setattr(places, "IDLE_S", 0.0)
+    monkeypatch.setattr(requests, "RANGES_MAX", 2)
+    async with running(tmp_path) as node:
+        logs = await node.connect()
+        await logs.put_all("a", MANY)
+        expected = [record for record in MANY if filter_ is None or b"00" in record[1]]
+        expected = expected[::-1] if order == NEWEST_FIRST else expected
+        expected = expected[: limit or None]
+        found = {number: Range() for number in range(1, 9)}
+        arguments = (GET_RANGE, "a", *EVER, b"", order, limit, filter_)
+        for number, each in found.items():  # each takes a batch, and then waits for credit
+            await logs.raw.send([number, *arguments, 1])
+            answer = await logs.raw.receive()
+            assert answer[:2] == [number, BATCH]
+            each.take(answer[2], order)
+        assert int(node.node.statistics()["ranges"]) == 2
+        with trio.fail_after(20):
+            while found:
+                for number, each in list(found.items()):
+                    await logs.raw.send([number, CREDIT, 1])
+                    _, status, result = await logs.raw.receive()
+                    if status == BATCH:
+                        each.take(result, order)
+                    else:
+                        assert (status, result) == (DONE, ["end", 0])
+                        assert each.records == expected
+                        del found[number]
+        assert int(node.node.statistics()["ranges"]) == 0
+        assert open_files(tmp_path) <= 1  # the tail
+
+
+async def test_a_range_that_has_given_up_its_place_counts_damage_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client_of(tmp_path) as logs:
+        await logs.put_all("a", MANY)
+    async with client_of(tmp_path):
+        pass
+    (log,) = tmp_path.rglob("*.log")
+    data = bytearray(log.read_bytes())
+    for offset in range(len(data) // 8, len(data), len(data) // 4):
+        data[offset] ^= 0xFF
+    log.write_bytes(data)
+    monkeypatch.setattr(places, "IDLE_S", 0.0)
+    async with client_of(tmp_path) as logs:
+        whole = await logs.range("a")
+        monkeypatch.setattr(requests, "RANGES_MAX", 1)
+        damaged = whole.result[1]
+        assert damaged > 1
+    async with client_of(tmp_path) as logs:
+        found = Range()
+        await logs.raw.send([1, GET_RANGE, "a", *EVER, b"", 0, 0, None, 1])
+        while (answer := await logs.raw.receive())[1] == BATCH:
+            found.take(answer[2], OLDEST_FIRST)
+            assert (await logs.range("a", limit=1)).status == DONE  # takes the place
+            await logs.raw.send([1, CREDIT, 1])
+        assert answer == [1, DONE, ["end", damaged]]
+        assert found.records == whole.records
+
+
+async def test_ranges_that_are_being_read_keep_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "IDLE_S", 1e6)
+    monkeypatch.setattr(requests, "RANGES_MAX", 2)
+    async with client_of(tmp_path) as logs:
+        await logs.put_all("a", MANY)
+        for number in (1, 2):
+            await logs.raw.send([number, GET_RANGE, "a", *EVER, b"", 0, 0, None, 1])
+            assert (await logs.raw.receive())[:2] == [number, BATCH]
+        status, _, details = await logs.refused_range("a", *EVER, b"", 0, 0, None, 1)
+        assert (status, details) == (TOO_MANY_REQUESTS, {"limit": 2})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 from core.raw_client import BATCH, CHANNEL_SIZE, CHANNELS, DONE, OUT_OF_MEMORY, PING, REMOVE_CHANNEL, until
+from logfiles_node.logfiles_stored import AbandonedStore, flush
 from logfiles_node.raw_logs import (
     DISK_FULL,
     EVER,
@@ -223,6 +224,11 @@ async def test_a_channel_that_cannot_be_removed_is_told(tmp_path: Path) -> None:
         await logs.put("a", NOON, b"1")
         files.refuses = lambda operation, path: errno.ENOSPC if operation == "rename" else 0
         assert (await logs.error(REMOVE_CHANNEL, "a"))[0] == DISK_FULL
+        assert await logs.raw.result(CHANNELS) == ["a"]
+        assert (await logs.range("a")).values == [b"1"]
+        files.refuses = lambda operation, path: 0
+        assert await logs.raw.result(REMOVE_CHANNEL, "a") is True
+        assert not any((tmp_path / "channels").iterdir())
 
 
 # Sealing and retention.
@@ -246,6 +252,27 @@ async def test_buckets_whose_time_is_over_are_sealed_and_stay_readable(tmp_path:
         ]
     (sealed,) = tmp_path.rglob("*.sealed")
     assert "-5000-" in sealed.name
+
+
+async def test_a_bucket_whose_directory_is_not_there_does_not_keep_others_from_being_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = [(NOON - DAY, b"gone"), (NOON, b"there")]
+    async with running(tmp_path) as node:
+        await (await node.connect()).put_many("a", records)
+    with AbandonedStore(tmp_path) as store:
+        flush(store)
+    monkeypatch.setattr(upkeep, "ROUND_S", 0.05)
+    monkeypatch.setattr(upkeep, "FAILURES_MAX", 1)
+    day = next(tmp_path.glob("channels/a/2026-11-21"))
+    async with running(tmp_path, seal_after=0.3) as node:
+        moved = day.rename(tmp_path / "moved")
+        await until(statistic(node, "sealed"), 30)
+        assert statistic(node, "failures")() == 1
+        moved.rename(day)
+        assert (await (await node.connect()).range("a")).records == records
+    assert caplog.text.count("could not seal a bucket") == 1
+    assert str(day) in caplog.text
 
 
 async def test_buckets_that_are_too_old_are_dropped(tmp_path: Path) -> None:

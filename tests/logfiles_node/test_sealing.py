@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from log_lines import NOON, log_lines
@@ -27,11 +28,11 @@ from logfiles_stored import (
     seal_all,
 )
 
+from nodes.logfiles.bucket import PUT_OFF_S
 from nodes.logfiles.file_names import FileName, Span
 from nodes.logfiles.files import Files
 from nodes.logfiles.sealing import seal
 from nodes.logfiles.store import LogStore
-from swarm.core.errors import ChannelRemoved
 from swarm.core.limits import MIB
 from swarm.core.node import NodeError
 
@@ -69,6 +70,7 @@ def test_sealing_ends_at_every_step(tmp_path: Path, dies: bool) -> None:
             seal(files, day, SPAN, 2)
         except OSError:
             failed.append(files.failed)
+        assert dies or not list(copy.rglob("*.tmp"))
         assert restarted(copy) == PAIRS
         if not files.failed:
             assert [path.name for path in day.iterdir()] == [
@@ -141,7 +143,11 @@ for work in store.buckets_to_seal(1 << 62, 0):
         flush(store)
     process = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     assert process.returncode == -signal.SIGKILL
-    with AbandonedStore(tmp_path) as store:  # waits for the lock that the sealing process has
+    check = subprocess.run(
+        [sys.executable, "-m", "nodes.logfiles.check", str(tmp_path)], check=False
+    )  # waits for its lock, as a node does
+    assert check.returncode == 0
+    with AbandonedStore(tmp_path) as store:
         assert content(store) == PAIRS
         put(store, [(NOON, b"more")])
     assert len(restarted(tmp_path)) == len(PAIRS) + 1
@@ -163,6 +169,62 @@ def test_a_bucket_that_does_not_overlap_is_sealed_in_little_memory(tmp_path: Pat
     """From a process of its own: until it runs its program, a process is as large as the one that made it."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         assert process.submit(sealed_with, tmp_path).result() < 200 << 20
+
+
+def test_a_sealing_process_that_was_killed_leaves_no_temporary_file(tmp_path: Path) -> None:
+    with AbandonedStore(tmp_path) as store:
+        put(store, PAIRS[:1000])
+        flush(store)
+        (work,) = store.buckets_to_seal(1 << 62, 0)
+        (log,) = tmp_path.rglob("*.log")
+        log.with_name("120000_3600-1.tmp").write_bytes(b"half")
+        stray = log.with_name("120000_3600-1-1.tail")  # what is in no block ends it before it begins a file of its own
+        stray.write_bytes(b"")
+        with pytest.raises(OSError, match="120000_3600: sealing has ended"):
+            do(work)
+        assert not list(tmp_path.rglob("*.tmp"))
+        assert content(store) == PAIRS[:1000]
+
+
+def test_a_bucket_that_cannot_be_sealed_is_put_off_and_those_behind_it_are_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [(NOON + HOUR * number, b"%d" % number) for number in range(4)]
+    with AbandonedStore(tmp_path) as store:
+        put(store, pairs)
+        flush(store)
+        stray = next(tmp_path.rglob("120000*.log")).with_name("120000_3600-1-9.tail")
+        stray.write_bytes(b"")  # what is in no block keeps a bucket from being sealed
+        failed = []
+        for work in store.buckets_to_seal(1 << 62, 0):
+            try:
+                work.run()
+            except OSError as error:
+                failed.append(str(error))
+            work.finish()
+        assert len(failed) == 1
+        assert "2026-11-22/120000_3600: " in failed[0]
+        assert len(list(tmp_path.rglob("*.sealed"))) == 3
+        assert list(store.buckets_to_seal(1 << 62, 0)) == []
+        stray.unlink()
+        monkeypatch.setattr("nodes.logfiles.store.monotonic", lambda: monotonic() + PUT_OFF_S)
+        seal_all(store)
+        assert len(list(tmp_path.rglob("*.sealed"))) == 4
+        assert content(store) == pairs
+
+
+def test_what_a_sealed_file_would_make_void_stays_if_that_is_not_whole(tmp_path: Path) -> None:
+    with AbandonedStore(tmp_path) as store:
+        put(store, PAIRS[:1000])
+        flush(store)
+    (log,) = tmp_path.rglob("*.log")
+    sealed = log.with_name("120000_3600-5-1000-1.sealed")
+    sealed.write_bytes(b"x" * 100)
+    with AbandonedStore(tmp_path) as store:
+        assert log.exists()
+        assert store.channels["a"].buckets[SPAN].damaged
+    sealed.unlink()
+    assert restarted(tmp_path) == PAIRS[:1000]
 
 
 # Retention and removal.
@@ -204,7 +266,6 @@ def test_a_removed_channel_may_begin_anew_at_once(tmp_path: Path) -> None:
         flush(store)
         (seal_work, *_) = store.buckets_to_seal(1 << 62, 0)
         removal = store.remove_channel("a")
-        next(removal)
         assert not (tmp_path / "channels" / "a").exists()
         put(store, PAIRS[:5])
         flush(store)
@@ -272,25 +333,71 @@ def test_parts_that_are_removed_while_blocks_are_made_of_others(tmp_path: Path) 
         do(works)
 
 
-def test_a_channel_whose_blocks_are_being_made_is_removed_afterwards(tmp_path: Path) -> None:
-    with AbandonedStore(tmp_path) as store:
-        store.put_many("a", *map(list, zip(*PAIRS[:4000], strict=True)))
-        store.commit()
-        (work,) = store.blocks_to_make()
-        removal = store.remove_channel("a")
-        next(removal)
-        assert "a" not in store.channels
-        with pytest.raises(ChannelRemoved):
-            store.put_many("a", [NOON], [b"new"])
-        work.run()
-        work.finish()
-        for _ in removal:
-            pass
-        put(store, [(NOON, b"new")])
-        assert content(store) == [(NOON, b"new")]
-        while do(store.removals()):
-            pass
-    assert restarted(tmp_path) == [(NOON, b"new")]
+class RemovingFiles(WatchedFiles):
+    """Removes the channel in front of the operation with this number, from 1, of those that a thread does, and begins
+    it anew."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.left = number
+        self.store: LogStore | None = None
+
+    def count(self, name: str) -> None:
+        super().count(name)
+        store = self.store
+        if store is None or store._shared.names.locked():  # the loop would wait
+            return
+        self.left -= 1
+        if self.left == 0:
+            self.store = None
+            self.removal = store.remove_channel("a")
+            copied = store._shared.directory.with_name("killed")
+            shutil.copytree(store._shared.directory, copied)
+            assert restarted(copied) == []
+            put(store, [(NOON, b"new")])
+            flush(store)
+            put(store, [(NOON, b"newer")])
+
+
+def test_a_channel_is_removed_for_good_whatever_a_thread_does_with_it(tmp_path: Path) -> None:
+    removed = 0
+    for number in range(1, 100):
+        data = tmp_path / str(number) / "data"
+        data.parent.mkdir()
+        files = RemovingFiles(number)
+        with AbandonedStore(data, files=files) as store:
+            store.put_many("a", *map(list, zip(*PAIRS[:4000], strict=True)))
+            store.commit()
+            (part,) = store.channels["a"].buckets[SPAN].parts
+            work = part.take(flush=True)
+            assert work is not None
+            files.store = store
+            work.run()
+            if files.left > 0:
+                break
+            removed += 1
+            assert [path.name for path in (data / "removed").iterdir()] == ["1"]
+            work.finish()
+            assert list(files.removal)
+            assert content(store) == [(NOON, b"new"), (NOON, b"newer")]
+            assert store.statistics()["tail_bytes"] < 1000
+            put(store, [(NOON, b"newest")])
+            flush(store)
+            while do(store.removals()):
+                pass
+        assert restarted(data) == [(NOON, b"new"), (NOON, b"newer"), (NOON, b"newest")]
+    assert removed >= 5
+
+
+def test_a_channel_that_cannot_be_removed_stays(tmp_path: Path) -> None:
+    files = FailingFiles(1, errno.ENOSPC, only="rename")
+    with AbandonedStore(tmp_path, files=files) as store:
+        put(store, PAIRS[:10])
+        with pytest.raises(OSError, match="No space left"):
+            store.remove_channel("a")
+        put(store, PAIRS[10:20])
+        assert content(store) == PAIRS[:20]
+    assert restarted(tmp_path) == PAIRS[:20]
 
 
 def test_what_cannot_be_deleted_is_tried_again(tmp_path: Path) -> None:
@@ -309,7 +416,7 @@ def test_what_cannot_be_deleted_is_tried_again(tmp_path: Path) -> None:
 def test_what_was_being_removed_is_removed_by_the_next_start(tmp_path: Path) -> None:
     with AbandonedStore(tmp_path) as store:
         put(store, PAIRS)
-        next(store.remove_channel("a"))
+        store.remove_channel("a")
         assert list((tmp_path / "removed").iterdir())
     with AbandonedStore(tmp_path) as store:
         assert not store.channels

@@ -199,6 +199,7 @@ def _compare_generation(bucket: Bucket, generation: Generation) -> None:
         assert log is not None
         _make_void(bucket, tail, f"what it holds is in the blocks of {log.path.name} too")
         generation.tails.remove(tail)
+    _note_missing_tails(bucket, generation)
     for tail in generation.tails:
         if _name(tail).number == position[0]:
             _compare_position(tail, position[1])
@@ -206,6 +207,17 @@ def _compare_generation(bucket: Bucket, generation: Generation) -> None:
             _judge_unfinished(bucket, tail, recognised=True)
     if log is not None and log.unfinished is not None:
         _judge_unfinished(bucket, log, recognised=_have_tails(generation, log))
+
+
+def _note_missing_tails(bucket: Bucket, generation: Generation) -> None:
+    """A tail in which there was nothing is removed whatever its number, so one that is missing need not be damage."""
+    there = [_name(tail).number for tail in generation.tails]
+    missing = sorted(set(range(generation.position[0] + 1, max(there, default=0))) - set(there))
+    if missing:
+        first, last = _name(generation.tails[0]).name, _name(generation.tails[-1]).name
+        numbers = f"{missing[0]} to {missing[-1]}" if len(missing) > 1 else f"{missing[0]}"
+        what = f"{first} to {last}: number {numbers} is not there; nothing was in it, or it was lost"
+        bucket.report.notes.append(f"{shown(bucket.work.directory)}: {what}")
 
 
 def _have_tails(generation: Generation, log: Scan) -> bool:

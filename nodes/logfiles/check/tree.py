@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from time import monotonic, sleep
+from typing import IO
 
 from nodes.logfiles.check.bucket import Work
 from nodes.logfiles.check.findings import Finding, Kind, Report, reason, shown
@@ -18,6 +20,7 @@ from swarm.core.protocol import check_channel
 
 LOCK = "lock"
 SEALING_LOCK = "sealing.lock"  # of processes that seal, which may end after their node
+SEALING_WAIT_S = 10.0  # they end with the block that they are at, some ms; as long as a node waits for them
 _FRONT = re.compile(r"\d{6}_\d{1,5}", re.ASCII)  # start and length of a bucket
 
 
@@ -52,25 +55,50 @@ def kept_from_nodes(data: Path | None, *, to_change: bool) -> Iterator[None]:
             except NodeError as error:
                 raise Impossible(str(error)) from error
         elif data is not None:
-            _lock(opened, data, LOCK)
+            _lock_node(opened, data)
         if data is not None:
-            _lock(opened, data, SEALING_LOCK)
+            _lock_sealing(opened, data)
         yield
 
 
-def _lock(opened: ExitStack, data: Path, name: str) -> None:
+def _lock_node(opened: ExitStack, data: Path) -> None:
     """Nothing is written for it."""
-    try:
-        file = opened.enter_context((data / name).open())
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return
-    except BlockingIOError as error:
+    if (file := _open(opened, data / LOCK)) is not None and not _lock(file, data / LOCK):
         owner = file.read().strip() or "unknown"
         text = f"{shown(data)} is in use by another process (pid {owner}), which changes its files"
-        raise Impossible(f"{text}: stop it first") from error
+        raise Impossible(f"{text}: stop it first")
+
+
+def _lock_sealing(opened: ExitStack, data: Path) -> None:
+    """A node that was killed leaves a process that seals a bucket, which ends by itself: that is waited for."""
+    if (file := _open(opened, data / SEALING_LOCK)) is None:
+        return
+    until = monotonic() + SEALING_WAIT_S
+    while not _lock(file, data / SEALING_LOCK):
+        if monotonic() >= until:
+            text = "a process that seals a bucket is still at work there, though its node has ended"
+            raise Impossible(f"{shown(data)} is in use: {text}; it will end by itself: try again in a moment")
+        sleep(0.05)
+
+
+def _open(opened: ExitStack, path: Path) -> IO[str] | None:
+    try:
+        return opened.enter_context(path.open())
+    except FileNotFoundError:
+        return None
     except OSError as error:
-        raise Impossible(f"{shown(data / name)} cannot be locked: {reason(error)}") from error
+        raise Impossible(f"{shown(path)} cannot be locked: {reason(error)}") from error
+
+
+def _lock(file: IO[str], path: Path) -> bool:
+    """Whether nobody else has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise Impossible(f"{shown(path)} cannot be locked: {reason(error)}") from error
+    return True
 
 
 def find(path: Path, channel: str | None) -> Found:
