@@ -192,6 +192,11 @@ class ConnectionHandler:
         waiting = self._output_bytes + self._unencoded_bytes + self._held_bytes
         return waiting + HELD_REPLY_BYTES * self.held > OUTPUT_BYTES_MAX
 
+    @property
+    def owes(self) -> bool:
+        """Whether answers are held that the client will still be sent."""
+        return self.held > 0 and not self._discards
+
     def sent(self, size: int) -> None:
         """The first size bytes of the output have left."""
         self._output_bytes -= size

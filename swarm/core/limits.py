@@ -39,8 +39,8 @@ CONNECTIONS_MAX = 4096  # default, per node
 
 # Authentication.
 CLIENT_NAME_LENGTH_MAX = 64  # characters
-CREDENTIALS_MAX = 10_000  # clients in a credentials file: read in some 50 ms, in which the node answers nobody
-CREDENTIALS_FILE_BYTES_MAX = 4 * MIB
+CREDENTIALS_MAX = 1000  # clients in a credentials file: read in some 16 ms, in which the node answers nobody
+CREDENTIALS_FILE_BYTES_MAX = 1 * MIB
 CREDENTIALS_PATTERNS_MAX = 64  # for each access of one client: looked through with each of its requests
 CLIENT_KEY_BYTES = 32  # of a client: nobody guesses it
 NONCE_BYTES = 32  # never the same twice

@@ -347,7 +347,7 @@ class SelectListener:
     def _settle(self, connection: _Connection) -> None:
         """Brings what epoll is asked for, and where the connection is listed, in line with its state."""
         handler = connection.handler
-        if handler.closing and not handler.output and not handler.held:
+        if handler.closing and not handler.output and not handler.owes:
             self._close_connection(connection)
             return
         waits = bool(handler.output)

@@ -35,7 +35,7 @@ async def serve_stream(service: Service, stream: trio.abc.Stream, peer: str = "u
                     nursery.cancel_scope.cancel()
                     return
                 handler.sent(len(piece))
-            if handler.closing and not handler.held:
+            if handler.closing and not handler.owes:
                 nursery.cancel_scope.cancel()
             output = trio.Event()
             await output.wait()

@@ -204,6 +204,19 @@ async def test_many_in_one_frame_are_refused_one_by_one(kind: str, request_: Req
         assert [number for number, status in answers.items() if status == NOT_ALLOWED] == [2, 4, 6, 8, 10]
 
 
+@pytest.mark.parametrize("code", [PUT, GET])
+async def test_many_of_one_channel_in_one_frame(code: int, tmp_path: Path) -> None:
+    """The node would carry these out together, as one batch."""
+    async with node_with("dht", tmp_path, ALL, "read=here write=here") as (_, (owner, client)):
+        for channel, status in (("there", NOT_ALLOWED), ("here", DONE)):
+            owner.result(PUT, channel, b"key", b"before")
+            rest = [b"key", b"after"][: 2 if code == PUT else 1]
+            answers = client.ask(*([number, code, channel, *rest] for number in range(1, 51)))
+            assert [answer[1] for answer in answers] == [status] * 50
+            written = code == PUT and status == DONE
+            assert owner.result(GET, channel, b"key") == (b"after" if written else b"before")
+
+
 @pytest.mark.parametrize(
     ("channels", "status"),
     [

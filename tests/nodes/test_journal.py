@@ -35,7 +35,7 @@ from nodes.dht.node import make_node
 from swarm.blocking import DhtClient
 from swarm.core import limits
 from swarm.core.config import Address
-from swarm.core.errors import DiskFull
+from swarm.core.errors import DiskFull, ProtocolError
 from swarm.core.node import Node, NodeError, listen
 from swarm.core.protocol import DONE, PING, REMOVE_CHANNEL
 from swarm.core.stream_driver import serve_stream
@@ -639,6 +639,22 @@ async def test_a_client_that_has_closed_its_side_gets_what_is_held(tmp_path: Pat
             assert await client.rest() == [[1, DONE, None]]
         await client.close()
         await other.close()
+
+
+@both
+async def test_a_client_that_is_refused_is_closed_though_answers_are_held(tmp_path: Path, kind: str) -> None:
+    """It is not told of what was held: the notice is the last that it hears."""
+    async with served(tmp_path, kind) as one:
+        client = await one.connect()
+        one.files.held = True
+        await client.send([1, PUT.code, "a", b"key", b"1"])
+        await client.result(PING.code)
+        await client.send([0, 0])
+        with trio.fail_after(10):
+            assert [message[:2] for message in await client.rest()] == [[0, ProtocolError.code]]
+        await client.close()
+        one.files.go_on.release(2)
+    assert content_after_restart(tmp_path) == {"a": {b"key": b"1"}}
 
 
 @both
