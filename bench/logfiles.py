@@ -86,7 +86,8 @@ class LogRound(Round):
         program = "ours" if system == SEALED else system
         port = 0 if system in EMBEDDED else self.servers[system].port
         path = str(self.directory / system) if system in EMBEDDED else ""
-        job = LogJob(work, program, self.settings.records, port, path, seconds=self.settings.single_s)
+        lines = str(self.directory / "lines")
+        job = LogJob(work, program, self.settings.records, port, path, seconds=self.settings.single_s, lines=lines)
         return self.processes.client(job, CLIENT_CORE)
 
 

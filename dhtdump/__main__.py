@@ -94,7 +94,7 @@ async def _run(config: DumpConfig, tls: ssl.SSLContext | None, logs: Logs, onesh
     async with trio.open_nursery() as nursery:
         node, credentials = str(config.dump.node), config.dump.credentials or None
         async with DumpClient(node, timeout=NODE_TIMEOUT_S, credentials=credentials, tls=tls) as client:
-            schedule = Schedule(config.dump, client, logs)
+            schedule = Schedule(config.dump, client, logs, once=oneshot)
             await nursery.start(_handle_signals, logs, manager, nursery.cancel_scope, schedule.begin_now)
             log.info("dumps %s to %s", config.dump.node, config.dump.dump_dir)
             nursery.start_soon(manager.keep_watchdog)

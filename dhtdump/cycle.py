@@ -81,9 +81,10 @@ class DumpClient(DhtClient):
         return Records(self, protocol.GET_ALL, channel, credit=CREDIT)
 
 
-async def dump_node(client: DumpClient, directory: Path, progress: Progress) -> Manifest:
+async def dump_node(client: DumpClient, directory: Path, progress: Progress, period_s: float | None = None) -> Manifest:
     """Writes all channels of the node; what the dump's manifest says. To be followed by end_dump.
 
+    period_s: after which the next follows; None where nobody knows.
     Raises SwarmError (the node), DumpNotWritten, DumpUnreadable (the disk): the dump before is still there.
     """
     before = manifest_before(directory)
@@ -105,7 +106,7 @@ async def dump_node(client: DumpClient, directory: Path, progress: Progress) -> 
             new = is_first if before is None else name not in before.channels
             channels[name] = ChannelSize(trailer.records, trailer.record_bytes, new)
     keep_from = _keep_from(directory, channels, before, segment) if has_journal else segment
-    manifest = Manifest(segment, keep_from, begun, _utc(), channels, node)
+    manifest = Manifest(segment, keep_from, begun, _utc(), channels, node, period_s)
     write_manifest(directory, manifest)
     _set_aside_others(directory, manifest)
     return manifest

@@ -32,8 +32,12 @@ NODE_TIMEOUT_S = 10.0  # for a batch: the node is patient with slow readers, and
 
 
 class Schedule:
-    def __init__(self, config: DumpSection, client: DumpClient, logs: Logs | None = None) -> None:
+    def __init__(
+        self, config: DumpSection, client: DumpClient, logs: Logs | None = None, *, once: bool = False
+    ) -> None:
+        """once: no further dump follows by itself."""
         self._config = config
+        self._period_s = None if once else config.period
         self._client = client
         self._logs = logs
         self._directory: Path = config.dump_dir
@@ -77,7 +81,7 @@ class Schedule:
         self._wanted = trio.Event()
         self._doing = "dumping"
         try:
-            manifest = await dump_node(self._client, self._directory, progress)
+            manifest = await dump_node(self._client, self._directory, progress, self._period_s)
         except (SwarmError, DumpNotWritten, DumpUnreadable) as error:
             self._failures += 1
             log.error("the dump failed, the one before stays: %s", error)

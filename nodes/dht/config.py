@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from swarm.core.config import Address, parse_address, parse_fsync_interval, parse_size
+from swarm.core.http import HttpSection
 from swarm.core.limits import KIB, MIB
 from swarm.core.node import LimitsSection, LogsSection
 from swarm.core.tls import TlsSection
@@ -55,6 +56,7 @@ class DhtConfig:
     limits: LimitsSection = field(default_factory=LimitsSection)
     tls: TlsSection = field(default_factory=TlsSection)
     logs: LogsSection = field(default_factory=LogsSection)
+    http: HttpSection = field(default_factory=HttpSection)
 
     @property
     def dump_dir(self) -> Path:

@@ -3,12 +3,14 @@
 import logging
 
 from nodes.dht.config import DhtConfig
+from nodes.dht.dump_age import DumpAge
 from nodes.dht.dump_requests import DumpRequests
 from nodes.dht.identity import identity_of, keep_identity, new_identity
 from nodes.dht.journal import Journal, NoJournal
 from nodes.dht.journal_files import Files, next_segment_number
 from nodes.dht.journal_format import REMOVE_CHANNEL
 from nodes.dht.loading_progress import told_progress
+from nodes.dht.metrics import METRICS
 from nodes.dht.recovery import check_not_ignored, recover
 from nodes.dht.replay import Replay, check_range
 from nodes.dht.requests import DhtRequests
@@ -74,6 +76,11 @@ def make_node(
             len(channels),
             config.limits.channels_max,
         )
+    if config.journal.enabled or loads_dump:
+        dump_age = DumpAge(config.dump_dir, journaled=config.journal.enabled)
+        service.more_statistics.append(dump_age.statistics)
+        service.health_rules["dump_too_old"] = dump_age.rule
+    service.metrics |= METRICS
     DhtRequests(service, channels, hash_range, budget, journal)
     DumpRequests(service, identity, config.dump_dir, journal if isinstance(journal, Journal) else None, next_segment)
     return Node(

@@ -147,11 +147,19 @@ def make_block(
     level: int = 3,
 ) -> tuple[BlockHeader, bytes]:
     """Header and stored payload of records that are in order. Where compression gains nothing, it is left out."""
-    raw = payload.encode(timestamps, values)
+    return pack_block(
+        payload.encode(timestamps, values), timestamps, codec, tail=tail, tail_offset=tail_offset, level=level
+    )
+
+
+def pack_block(
+    raw: bytes, timestamps: Sequence[int], codec: Codec, *, tail: int = 0, tail_offset: int = 0, level: int = 3
+) -> tuple[BlockHeader, bytes]:
+    """The same of a payload, and its timestamps."""
     stored = payload.compress(codec, raw, level)
     if len(stored) >= len(raw):
         codec, stored = Codec.NONE, raw
-    first, last, records = timestamps[0], timestamps[-1], len(values)
+    first, last, records = timestamps[0], timestamps[-1], len(timestamps)
     header = BlockHeader(
         codec,
         records - bisect_left(timestamps, last),
@@ -160,7 +168,7 @@ def make_block(
         len(stored),
         tail,
         tail_offset,
-        sum(map(len, values)),
+        len(raw) - payload.values_start(raw),
         first,
         last,
         xxh3_64_intdigest(stored),

@@ -141,9 +141,8 @@ def _go_on(files: Files, fd: int, size: int, seed: bytes, offset: int) -> int:
 
 def read_block(files: Files, fd: int, seed: bytes, offset: int, size: int) -> tuple[BlockHeader, bytes]:
     """Header and payload as stored, whose checksums are right. Raises BadHeader, BadPayload, OSError."""
-    data = read_all(files, fd, size, offset)
-    header = BlockHeader.unpack(data, seed)
-    stored = data[BLOCK_HEADER_BYTES:]
+    header = BlockHeader.unpack(read_all(files, fd, BLOCK_HEADER_BYTES, offset), seed)
+    stored = read_all(files, fd, size - BLOCK_HEADER_BYTES, offset + BLOCK_HEADER_BYTES)  # by itself: it is not copied
     check_stored(header, stored)
     return header, stored
 

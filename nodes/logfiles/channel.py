@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nodes.logfiles.bucket import Bucket
+from nodes.logfiles.entries import cut
 from nodes.logfiles.file_names import Span
 from nodes.logfiles.part import Part
 from nodes.logfiles.range_block import Cursor, Step
 from nodes.logfiles.reading import read_range
-from nodes.logfiles.shared import OPEN_TAILS_MAX, RECORD_MEMORY_BYTES, Shared
-from swarm.core.errors import BadArgument, BatchTooBig, EmptyValue, OutOfMemory, SwarmError, ValueTooBig
+from nodes.logfiles.shared import OPEN_TAILS_MAX, Shared
+from swarm.core.errors import BadArgument, BatchTooBig, OutOfMemory, SwarmError, ValueTooBig
+from swarm.logfiles.payload import Columns, Layout, encode, values
+from swarm.logfiles.payload import layout as layout_of
 
 BUCKETS_PER_BATCH_MAX = 256  # each may cost 0.1 ms: a file is made
 
@@ -31,60 +34,47 @@ class LogChannel:
         self._shared = shared
         self._last: tuple[Span, Bucket] | None = None
 
-    def put_many(self, timestamps: list[int], values: list[bytes]) -> None:
-        """Takes records, several of which may have the same timestamp; `commit` of the store makes them durable.
+    def put(self, encoded: bytes, layout: Layout) -> None:
+        """Takes the records of a payload, several of which may have the same timestamp; `commit` of the store makes
+        them durable.
 
-        timestamps: ns since 1970, int. values: bytes. Raises BadArgument, EmptyValue, ValueTooBig, BatchTooBig,
-        OutOfMemory, DiskFull, and nothing has changed; NodeError: the node must stop.
+        Raises BadArgument, ValueTooBig, BatchTooBig, OutOfMemory, DiskFull, and nothing has changed; NodeError: the
+        node must stop.
         """
-        size, first, last = self._checked(timestamps, values)
-        length_s = self._shared.settings.bucket_s
+        self._check(encoded, layout)
+        first, length_s = layout.first, self._shared.settings.bucket_s
         span = self._last[0] if self._last else Span.of(first, length_s)
         if not span.start <= first < span.end:
             span = Span.of(first, length_s)
         try:
-            if last < span.end:
-                parts = [(self._part(span), timestamps, values, size)]
+            if layout.last < span.end:
+                parts = [(self._part(span), cut(encoded, layout))]
             else:
-                parts = self._split(timestamps, values, length_s)
-            for part, _, found, part_bytes in parts:
-                part.make_room(len(found), part_bytes)
+                parts = self._split(layout.timestamps, values(encoded, layout), length_s)
+            for part, found in parts:
+                part.make_room(sum(columns.bytes for columns in found))
         except SwarmError:
-            self._forget_unused({Span.of(timestamp, length_s) for timestamp in timestamps})
+            self._forget_unused({Span.of(timestamp, length_s) for timestamp in layout.timestamps})
             raise
-        for part, times, found, part_bytes in parts:
-            part.add(times, found, part_bytes)
-        self.records += len(values)
-        self.record_bytes += size
+        for part, found in parts:
+            for columns in found:
+                part.add(columns)
+        self.records += len(layout.sizes)
+        self.record_bytes += len(encoded) - layout.start
 
-    def _checked(self, timestamps: list[int], values: list[bytes]) -> tuple[int, int, int]:
-        """Bytes of the values, first and last timestamp."""
+    def _check(self, encoded: bytes, layout: Layout) -> None:
         settings = self._shared.settings
-        if len(timestamps) != len(values) or not values:
-            raise BadArgument(f"{len(timestamps)} timestamps and {len(values)} values; one of each at least")
-        if set(map(type, timestamps)) != {int}:
-            raise BadArgument("a timestamp is a whole number of nanoseconds since 1970-01-01 UTC")
-        if set(map(type, values)) != {bytes}:
-            raise BadArgument("a value is bytes")
-        if not all(values):
-            raise EmptyValue("a value is empty")
-        first, last = min(timestamps), max(timestamps)
-        if first < settings.timestamp_min or last > settings.timestamp_max:
-            wrong = first if first < settings.timestamp_min else last
+        if layout.first < settings.timestamp_min or layout.last > settings.timestamp_max:
+            wrong = layout.first if layout.first < settings.timestamp_min else layout.last
             raise BadArgument(
                 f"the timestamp {wrong} is not within {settings.timestamp_min} and {settings.timestamp_max}"
             )
-        size = sum(map(len, values))
-        if size > settings.value_bytes_max and max(map(len, values)) > settings.value_bytes_max:
-            raise ValueTooBig(
-                f"a value has more than {settings.value_bytes_max} bytes", {"limit": settings.value_bytes_max}
-            )
-        self._shared.check_memory(size + RECORD_MEMORY_BYTES * len(values))
-        return size, first, last
+        limit = settings.value_bytes_max
+        if len(encoded) > limit and max(layout.sizes) > limit:
+            raise ValueTooBig(f"a value has more than {limit} bytes", {"limit": limit})
+        self._shared.check_memory(len(encoded))
 
-    def _split(
-        self, timestamps: list[int], values: list[bytes], length_s: int
-    ) -> list[tuple[Part, list[int], list[bytes], int]]:
+    def _split(self, timestamps: list[int], values: list[bytes], length_s: int) -> list[tuple[Part, list[Columns]]]:
         found: dict[Span, tuple[list[int], list[bytes]]] = {}
         for timestamp, value in zip(timestamps, values, strict=True):
             times, those = found.setdefault(Span.of(timestamp, length_s), ([], []))
@@ -96,7 +86,11 @@ class LogChannel:
                 "at once: split the batch",
                 {"limit": BUCKETS_PER_BATCH_MAX},
             )
-        return [(self._part(span), *pair, sum(map(len, pair[1]))) for span, pair in sorted(found.items())]
+        parts = []
+        for span, pair in sorted(found.items()):
+            encoded = encode(*pair)
+            parts.append((self._part(span), cut(encoded, layout_of(encoded))))
+        return parts
 
     def _part(self, span: Span) -> Part:
         if self._last and self._last[0] == span:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 from nodes.logfiles.file_names import DAY_S
 from swarm.core.channel_patterns import best_match, parse_pattern
 from swarm.core.config import Address, parse_address, parse_duration, parse_fsync_interval, parse_size
+from swarm.core.http import HttpSection
 from swarm.core.limits import MIB
 from swarm.core.node import LimitsSection, LogsSection
 from swarm.core.tls import TlsSection
@@ -96,6 +97,7 @@ class LogfilesConfig:
     limits: LimitsSection = field(default_factory=LimitsSection)
     tls: TlsSection = field(default_factory=TlsSection)
     logs: LogsSection = field(default_factory=LogsSection)
+    http: HttpSection = field(default_factory=HttpSection)
 
     def retention(self, channel: str) -> Retention:
         """Of a channel: what the longest pattern says that its name matches, then [store]."""

@@ -27,6 +27,7 @@ from nodes.logfiles.block_index import Damage
 from nodes.logfiles.range_block import RangeBlock, encode
 from nodes.logfiles.sources import BlockFile, Key, Source, cut
 from swarm.core.limits import MIB
+from swarm.logfiles import payload
 from swarm.logfiles.payload import BadPayload, Records
 
 WINDOW_BYTES = 2 * MIB  # of records that a reader merges at a time: in memory up to five times as much, 2 ms to sort
@@ -120,13 +121,13 @@ class View:
             return
         skip, end, after = 0, source.records, source.begin if newest_first else source.end
         if not whole or stored is None:
-            records = self._records(source)
+            records = self._records(source) if stored is None else self._timestamps(source, stored)
             if records is None:
                 yield None, after
                 return
             timestamps, values = records
             skip = max(0, cut(timestamps, source.seq, lower))
-            end = min(len(values), cut(timestamps, source.seq, upper))
+            end = min(len(timestamps), cut(timestamps, source.seq, upper))
             if skip >= end:
                 return
             after = (timestamps[skip], source.seq, skip) if newest_first else (timestamps[end - 1], source.seq, end)
@@ -173,6 +174,20 @@ class View:
                 return None
         self._keep(source.seq, records)
         return records
+
+    def _timestamps(self, source: Source, stored: tuple[BlockHeader, bytes]) -> Records | None:
+        """Those of a stored block, without its values, which cost more than all else. None: it is damaged."""
+        header, stored_payload = stored
+        try:
+            raw = payload.decompress(header.codec, stored_payload, header.raw_bytes)
+            timestamps = payload.layout_of_block(raw, header.first).timestamps
+            if len(timestamps) != header.records or timestamps[-1] != header.last:
+                raise BadPayload("its timestamps are not what its header says")
+        except BadPayload as error:
+            assert source.file is not None
+            self._damaged(source.file, source.number, error)
+            return None
+        return timestamps, []
 
     def _keep(self, seq: int, records: Records) -> None:
         self._decoded[seq] = records

@@ -4,6 +4,7 @@ import logging
 
 from nodes.logfiles.config import LogfilesConfig
 from nodes.logfiles.files import Files
+from nodes.logfiles.metrics import METRICS
 from nodes.logfiles.off_loop import OffLoop, in_thread
 from nodes.logfiles.requests import LogfilesRequests
 from nodes.logfiles.served_channel import ServedChannel
@@ -59,6 +60,7 @@ def make_node(
     service.commit = upkeep.commit
     service.background.append(upkeep.run)
     service.more_statistics.append(upkeep.statistics)
+    service.metrics |= METRICS
     LogfilesRequests(service, channels, store, section, off_loop)
     return Node(
         service,

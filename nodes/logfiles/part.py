@@ -1,7 +1,7 @@
 """The files of one generation of a bucket that is not sealed: its tails, and the log of its blocks.
 
     put      make_room   space in the tail; DiskFull before anything has changed
-             add         the records, in a list
+             add         the records, encoded
     pass     write       all that was added, by one write(2); from then on they are entries, in memory and in the tail
     thread   BlockWork   entries become blocks, some 256 KiB each, appended to the log
     pass     finish      the entries leave the memory
@@ -19,21 +19,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 
-from nodes.logfiles.block_format import BLOCK_BYTES, BlockHeader, FileHeader, make_block, new_seed
+from nodes.logfiles.block_format import BLOCK_BYTES, BlockHeader, FileHeader, new_seed, pack_block
 from nodes.logfiles.block_index import BlockIndex
-from nodes.logfiles.entries import Entry, groups, joined
+from nodes.logfiles.entries import Entry, block_payload, groups, one, together
 from nodes.logfiles.file_names import DAMAGED_SUFFIX, FileName, Span
 from nodes.logfiles.files import naming, write_all
-from nodes.logfiles.shared import RECORD_MEMORY_BYTES, Shared
+from nodes.logfiles.shared import Shared
 from nodes.logfiles.tail import TAIL_BYTES, Tail
-from nodes.logfiles.tail_format import ENTRY_BYTES, RECORD_BYTES, pieces, pieces_bytes
+from nodes.logfiles.tail_format import ENTRY_BYTES, entries_bytes, entry_header
 from swarm.core.limits import MIB
-from swarm.logfiles.payload import Codec
+from swarm.logfiles import payload
+from swarm.logfiles.payload import RECORD_BYTES, Codec, Columns
 
 log = logging.getLogger(__name__)
 
 WORK_BYTES = 4 * MIB  # of records that one BlockWork takes: some 20 ms of a thread
-JOINED_BYTES = ENTRY_BYTES // 2  # entries below it are joined in memory, so that a tail of single records is few lists
+JOINED_BYTES = (
+    ENTRY_BYTES // 4
+)  # entries below it are joined in memory, so that a tail of single records is few objects
 
 
 class Part:
@@ -56,9 +59,8 @@ class Part:
         self.written_at = monotonic()
         self.frozen = False
         """It is being sealed, or its log cannot be read: its files stay as they are."""
-        self._timestamps: list[int] = []
-        self._values: list[bytes] = []
-        self._value_bytes = 0
+        self._added: list[Columns] = []
+        """Not written yet."""
         self._tail: Tail | None = None
         self.in_no_block = 0
         """Bytes of the entries."""
@@ -69,44 +71,41 @@ class Part:
 
     # What requests and passes call.
 
-    def make_room(self, records: int, value_bytes: int) -> None:
-        """Raises DiskFull; nothing has changed."""
+    def make_room(self, size: int) -> None:
+        """For records that take so many bytes encoded. Raises DiskFull; nothing has changed."""
         tail = self._tail
-        if tail is None or (tail.position > TAIL_BYTES and not self._values):
+        if tail is None or (tail.position > TAIL_BYTES and not self._added):
             tail = self._begin_tail()
         try:
-            tail.make_room(pieces_bytes(records, value_bytes))
+            tail.make_room(entries_bytes(size))
         except OSError as error:
             raise self.shared.problem(f"allocate space for {tail.path}", error) from error
 
-    def add(self, timestamps: list[int], values: list[bytes], value_bytes: int) -> None:
-        """Records for which make_room was called."""
-        if self._values:
-            self._timestamps += timestamps
-            self._values += values
-        else:
-            self._timestamps, self._values = list(timestamps), list(values)
-            self.shared.touched[self] = None
-        self._value_bytes += value_bytes
-        self.shared.tail_bytes += value_bytes + RECORD_MEMORY_BYTES * len(values)
+    def add(self, columns: Columns) -> None:
+        """Records for which make_room was called, of ENTRY_BYTES, or one."""
+        self._added.append(columns)
+        self.shared.touched[self] = None
+        self.shared.tail_bytes += columns.bytes
 
-    def write(self) -> None:
-        """What was added. Raises DiskFull or NodeError: the node must stop then."""
+    def write(self) -> int:
+        """What was added; so many bytes. Raises DiskFull or NodeError: the node must stop then."""
         tail, shared = self._tail, self.shared
         assert tail is not None, "records were added without make_room"
-        data: list[bytes] = []
+        data: list[bytes | bytearray | memoryview] = []
         found = []
-        end = tail.position
-        for timestamps, values, value_bytes in pieces(self._timestamps, self._values, self._value_bytes):
-            header, payload = shared.encoder.encode(tail.seed, timestamps, values)
-            data += header, payload
-            end += len(header) + len(payload)
-            found.append(Entry(timestamps, values, value_bytes + RECORD_BYTES * len(values), tail, end))
+        begin = end = tail.position
+        for added in together(self._added):
+            pieces = payload.pieces(added)
+            header = entry_header(tail.seed, pieces)
+            data.append(header)
+            data += pieces
+            end += len(header) + sum(map(len, pieces))
+            found.append(Entry(one(added), tail, end))
         try:
             tail.append(b"".join(data))
         except OSError as error:
             raise shared.problem(f"write {tail.path}", error) from error
-        self._timestamps, self._values, self._value_bytes = [], [], 0
+        self._added = []
         with shared.lock:
             for entry in found:
                 self._append(entry)
@@ -117,15 +116,13 @@ class Part:
         shared.open[self] = None
         if self.in_no_block >= BLOCK_BYTES:
             shared.full[self] = None
+        return end - begin
 
     def _append(self, entry: Entry) -> None:
         self.in_no_block += entry.bytes
         last = self.entries[-1] if len(self.entries) > self._taken else None
         if last and last.tail is entry.tail and last.bytes + entry.bytes <= JOINED_BYTES:
-            last.timestamps += entry.timestamps
-            last.values += entry.values
-            last.bytes += entry.bytes
-            last.end = entry.end
+            last.append(entry)
         else:
             self.entries.append(entry)
             entry.tail.entries += 1
@@ -133,19 +130,19 @@ class Part:
     def load(self, entry: Entry) -> None:
         """One that a tail had when the node started."""
         self._append(entry)
-        self.shared.tail_bytes += entry.bytes + (RECORD_MEMORY_BYTES - RECORD_BYTES) * len(entry.values)
+        self.shared.tail_bytes += entry.bytes
         if self.in_no_block >= BLOCK_BYTES:
             self.shared.full[self] = None
 
     @property
     def value_bytes(self) -> int:
         """Of all records that are not only added."""
-        entries = sum(entry.bytes - RECORD_BYTES * len(entry.values) for entry in self.entries)
+        entries = sum(entry.bytes - RECORD_BYTES * entry.records for entry in self.entries)
         return self.index.value_bytes + entries
 
     @property
     def records(self) -> int:
-        return self.index.records_total + sum(len(entry.values) for entry in self.entries)
+        return self.index.records_total + sum(entry.records for entry in self.entries)
 
     def _begin_tail(self) -> Tail:
         shared = self.shared
@@ -165,7 +162,7 @@ class Part:
 
     def end_tail(self) -> None:
         """The next record begins another one. Nothing is added and not written."""
-        assert not self._values
+        assert not self._added
         tail, self._tail = self._tail, None
         self.shared.open.pop(self, None)
         if tail is None:
@@ -187,11 +184,11 @@ class Part:
     @property
     def is_at_rest(self) -> bool:
         """Nothing is added and not written, and no work has it; it is still there."""
-        return not (self.busy or self.frozen or self._values or self.gone)
+        return not (self.busy or self.frozen or self._added or self.gone)
 
     def close(self) -> None:
         """Gives up its files, and what it holds in memory; they stay as they are."""
-        self.shared.tail_bytes -= sum(_memory(entry) for entry in self.entries)
+        self.shared.tail_bytes -= sum(entry.bytes for entry in self.entries)
         self.drop_added()
         self.shared.open.pop(self, None)
         for tail in self.tails:
@@ -203,8 +200,8 @@ class Part:
         self.gone = True
         self.shared.touched.pop(self, None)
         self.shared.full.pop(self, None)
-        self.shared.tail_bytes -= self._value_bytes + RECORD_MEMORY_BYTES * len(self._values)
-        self._timestamps, self._values, self._value_bytes = [], [], 0
+        self.shared.tail_bytes -= sum(each.bytes for each in self._added)
+        self._added = []
 
     # Blocks.
 
@@ -240,17 +237,15 @@ class Part:
             for entry in gone:
                 entry.tail.entries -= 1
                 self.in_no_block -= entry.bytes
-                self.shared.tail_bytes -= _memory(entry)
+                self.shared.tail_bytes -= entry.bytes
         for tail in removed:
             self.tails.remove(tail)
             self.shared.unsynced.pop(tail, None)
-            tail.close()
+            if tail.fd is not None:
+                self.shared.to_close.append(tail.fd)
+                tail.fd = None
         if self.in_no_block >= BLOCK_BYTES or any(tail is not self._tail and not tail.entries for tail in self.tails):
             self.shared.full[self] = None
-
-
-def _memory(entry: Entry) -> int:
-    return entry.bytes + (RECORD_MEMORY_BYTES - RECORD_BYTES) * len(entry.values)
 
 
 class BlockWork:
@@ -330,10 +325,8 @@ class BlockWork:
         offset = part.index.end
         for group in self._taken:
             last = group[-1]
-            timestamps, values = joined(group)
-            header, stored = make_block(
-                timestamps, values, Codec.LZ4, seed, tail=last.tail.number, tail_offset=last.end
-            )
+            raw, timestamps = block_payload(group)
+            header, stored = pack_block(raw, timestamps, Codec.LZ4, tail=last.tail.number, tail_offset=last.end)
             part.torn = True
             write_all(part.shared.files, fd, header.pack(seed) + stored, offset)
             part.torn = False

@@ -14,14 +14,14 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from time import monotonic
 
 from nodes.logfiles.block_format import BLOCK_BYTES
 from nodes.logfiles.block_index import Damage
 from nodes.logfiles.channel import LogChannel
 from nodes.logfiles.filters import Filter
-from nodes.logfiles.range_block import Cursor, RangeBlock, Step, encode, position
+from nodes.logfiles.range_block import Cursor, RangeBlock, Step, encode, position, timestamps_of
 from swarm.core.limits import APART_BYTES_MIN, KIB, MIB
 from swarm.logfiles import payload
 from swarm.logfiles.payload import RECORDS_MAX, BadPayload, Records
@@ -150,11 +150,18 @@ class Pieces:
         raw = payload.decompress(block.codec, block.payload, block.raw_bytes)
         first = self._asked.filter.first(raw)
         if first is not None:
-            timestamps, values = payload.decode(raw, block.first)
-            self._select(block, timestamps, values, self._asked.filter.select(raw, values, first), found)
+            timestamps, sizes, start = payload.unchecked(raw)
+            starts = list(accumulate(sizes, initial=start))
+            self._select(block, raw, timestamps, starts, self._asked.filter.select(raw, starts, first), found)
 
     def _select(
-        self, block: RangeBlock, timestamps: list[int], values: list[bytes], numbers: list[int], found: "_Found"
+        self,
+        block: RangeBlock,
+        raw: bytes,
+        timestamps: Sequence[int],
+        starts: list[int],
+        numbers: list[int],
+        found: "_Found",
     ) -> None:
         """Of the records with these numbers, those that belong to the range."""
         if block.take < block.records:
@@ -167,11 +174,12 @@ class Pieces:
         if len(numbers) == block.take:
             found.add_block(block)
         elif numbers:
-            found.add_records([timestamps[each] for each in numbers], [values[each] for each in numbers])
+            values = [raw[starts[each] : starts[each + 1]] for each in numbers]
+            found.add_records([timestamps[each] for each in numbers], values)
 
     def _behind(self, block: RangeBlock) -> Cursor:
         """All that the block gives was given."""
-        timestamps, _ = payload.decode(payload.decompress(block.codec, block.payload, block.raw_bytes), block.first)
+        timestamps = timestamps_of(block)
         return self._at(block, timestamps, block.skip if self._asked.newest_first else block.skip + block.take - 1)
 
     def _at(self, block: RangeBlock, timestamps: Sequence[int], number: int) -> Cursor:

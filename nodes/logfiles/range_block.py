@@ -60,6 +60,12 @@ def decode(block: RangeBlock) -> Records:
     return timestamps[block.skip : end], values[block.skip : end]
 
 
+def timestamps_of(block: RangeBlock) -> list[int]:
+    """Of all that the payload has. Raises BadPayload."""
+    raw = payload.decompress(block.codec, block.payload, block.raw_bytes)
+    return payload.layout_of_block(raw, block.first).timestamps
+
+
 def encode(timestamps: Sequence[int], values: Sequence[bytes], before: int) -> RangeBlock:
     """Records in their order, one at least, as a block that gives them all."""
     raw = payload.encode(timestamps, values)

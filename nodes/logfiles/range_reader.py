@@ -102,7 +102,7 @@ class RangeReader:
             raise StopIteration
         assert not self.is_working
         assert self._service.nursery is not None
-        signal = Signal(self._service)
+        signal = Signal(self._service, soon=True)
         self.is_working = True
         self._service.nursery.start_soon(self._work, self._pieces, signal)
         return signal

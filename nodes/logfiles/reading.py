@@ -26,7 +26,7 @@ from nodes.logfiles.shared import Shared
 from nodes.logfiles.sources import BlockFile, Key, Source, block_sources, open_block_file
 from swarm.core.limits import APART_BYTES_MIN
 from swarm.core.storage_channels import channel_removed
-from swarm.logfiles.payload import TIMESTAMP_MAX, Records
+from swarm.logfiles.payload import TIMESTAMP_MAX, Records, timestamps_of
 
 STEP_BYTES = APART_BYTES_MIN  # of payloads: a step ends with the block that passes it, and is a batch on the wire
 STEP_SOURCES = 16  # read for merging: some 10 ms; a step may end without having found a block
@@ -96,13 +96,11 @@ class _Picture:
         self._seq += count
 
     def _add_group(self, group: Sequence[Entry]) -> None:
-        first = min(min(entry.timestamps) for entry in group)
-        last = max(max(entry.timestamps) for entry in group)
+        timestamps = [each for entry in group for each in timestamps_of(entry.columns)]
+        first, last = min(timestamps), max(timestamps)
         if last >= self._first and first < self._end:
-            records = sum(len(entry.values) for entry in group)
-            run = sum(entry.timestamps.count(last) for entry in group)
             read = _reader(group)
-            self.sources.append(Source(first, last, self._seq, records, run, None, 0, read))
+            self.sources.append(Source(first, last, self._seq, len(timestamps), timestamps.count(last), None, 0, read))
         self._seq += 1
 
     def close(self) -> None:
@@ -114,10 +112,7 @@ class _Picture:
 
 def _entries(entries: list[Entry]) -> list[Entry]:
     """As they are now: only the last one may have more later."""
-    if not entries:
-        return []
-    last = entries[-1]
-    return [*entries[:-1], Entry(last.timestamps[:], last.values[:], last.bytes, last.tail, last.end)]
+    return [*entries[:-1], entries[-1].as_it_is()] if entries else []
 
 
 def _reader(group: Sequence[Entry]) -> Callable[[], Records]:

@@ -23,7 +23,6 @@ from nodes.logfiles.sources import open_block_file
 from nodes.logfiles.tail import Tail
 from nodes.logfiles.tail_format import (
     HEADER_BYTES,
-    RECORD_BYTES,
     Rest,
     TailHeader,
     entries,
@@ -32,6 +31,7 @@ from nodes.logfiles.tail_format import (
     rest,
 )
 from nodes.logfiles.tail_format import Entry as StoredEntry
+from swarm.logfiles.payload import columns, encode
 
 log = logging.getLogger(__name__)
 
@@ -205,5 +205,4 @@ class _Loading:
         if min(entry.timestamps) < span.start or max(entry.timestamps) >= span.end:
             self._set_aside(tail, Damage(tail.path, entry.start, "records outside the bucket's time"))
             return
-        size = sum(map(len, entry.values)) + RECORD_BYTES * len(entry.values)
-        self._part.load(Entry(entry.timestamps, entry.values, size, tail, entry.end))
+        self._part.load(Entry(columns(encode(entry.timestamps, entry.values)), tail, entry.end))

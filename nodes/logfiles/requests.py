@@ -1,10 +1,11 @@
 """What the logfiles node answers to each of its requests. docs/protocol.md §5.
 
-The usual case is tested by the store, in passes over the whole batch in C; the definitions in swarm.logfiles.protocol
-then say what is wrong with the others.
+A put many is a payload, and is stored as it came: it is checked in passes over its columns in C. The definitions in
+swarm.logfiles.protocol then say what is wrong with one that is refused.
 """
 
 import os
+import struct
 import time
 from functools import partial
 from typing import Any
@@ -27,7 +28,8 @@ from swarm.core.protocol import DONE, check_channel
 from swarm.core.request_handler import Service
 from swarm.core.storage_channels import StorageChannels
 from swarm.logfiles import protocol
-from swarm.logfiles.protocol import NEWEST_FIRST, check_range, check_records
+from swarm.logfiles.payload import BadPayload, encode, layout
+from swarm.logfiles.protocol import NEWEST_FIRST, check_range
 
 READING_THREADS = 4  # reads from a disk wait side by side; what is in memory is read by one as fast as by four
 
@@ -62,45 +64,42 @@ class LogfilesRequests:
     # Puts.
 
     def _put(self, channel: Any, timestamp: Any, value: Any) -> None:
-        if type(channel) is not str:
-            protocol.PUT.check((channel, timestamp, value), self._limits)
         try:
-            self._store_records(channel, [timestamp], [value])
-        except (BadArgument, TypeError):
+            if type(channel) is not str or type(timestamp) is not int or type(value) is not bytes:
+                raise TypeError
+            self._store_records(channel, encode((timestamp,), (value,)))
+        except (BadArgument, BadPayload, TypeError, struct.error):
             protocol.PUT.check((channel, timestamp, value), self._limits)
             raise
 
-    def _put_many(self, _: ConnectionHandler, channel: Any, timestamps: Any, values: Any) -> None:
+    def _put_many(self, _: ConnectionHandler, channel: Any, records: Any) -> None:
         try:
-            if type(channel) is not str or type(timestamps) is not list or type(values) is not list:
+            if type(channel) is not str or type(records) is not bytes:
                 raise TypeError
-            if not 0 < len(values) <= self._batch_records:
-                raise TypeError
-            self._store_records(channel, timestamps, values)
-        except (BadArgument, TypeError):
-            protocol.PUT_MANY.check((channel, timestamps, values), self._limits)
-            check_records(timestamps, values, self._limits)
+            self._store_records(channel, records)
+        except (BadArgument, BadPayload, TypeError):
+            protocol.PUT_MANY.check((channel, records), self._limits)
             raise
 
-    def _store_records(self, channel: str, timestamps: list[int], values: list[bytes]) -> None:
-        """TypeError where a timestamp is no number."""
-        self._check_clock(timestamps)
+    def _store_records(self, channel: str, encoded: bytes) -> None:
+        found = layout(encoded)
+        if len(found.sizes) > self._batch_records:
+            raise BadPayload("more records than are accepted in one request")
+        self._check_clock(found.first, found.last)
         if channel in self._channels:
-            self._store.put_many(channel, timestamps, values)
+            self._store.put(channel, encoded, found)
         else:
             check_channel(channel)
             with self._channels.create(channel):
-                self._store.put_many(channel, timestamps, values)
+                self._store.put(channel, encoded, found)
 
-    def _check_clock(self, timestamps: list[int]) -> None:
+    def _check_clock(self, oldest: int, newest: int) -> None:
         now = time.time_ns()
-        newest = max(timestamps, default=now)
         if newest - now > self._future_max_ns:
             raise BadArgument(
                 f"the timestamp {newest} is {_days(newest - now)} ahead of the node's clock, the node accepts "
                 f"{_days(self._future_max_ns)} (future_max)"
             )
-        oldest = min(timestamps, default=now)
         if now - oldest > self._past_max_ns:
             raise BadArgument(
                 f"the timestamp {oldest} is {_days(now - oldest)} behind the node's clock, the node accepts "

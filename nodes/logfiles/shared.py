@@ -13,13 +13,11 @@ from typing import Protocol
 from nodes.logfiles.block_index import SealedIndexes
 from nodes.logfiles.files import Files
 from nodes.logfiles.tail import Tail
-from nodes.logfiles.tail_format import Encoder
 from swarm.core.errors import DiskFull, OutOfMemory
 from swarm.core.limits import CHANNELS_MAX, MIB, VALUE_BYTES_MAX
 from swarm.core.node import NodeError
 from swarm.logfiles.payload import TIMESTAMP_MAX, TIMESTAMP_MIN
 
-RECORD_MEMORY_BYTES = 96  # what a record takes in a tail's memory besides its value: two objects in two lists
 OPEN_TAILS_MAX = 512  # each takes a descriptor; past half of it, those not written to for the longest become blocks
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})  # it may pass; others stop the node
 
@@ -51,8 +49,8 @@ class Work(Protocol):
 class Writable(Protocol):
     """What a part of a bucket is to the store as a whole."""
 
-    def write(self) -> None:
-        """What the pass has brought."""
+    def write(self) -> int:
+        """What the pass has brought; so many bytes."""
 
     @property
     def is_at_rest(self) -> bool:
@@ -71,7 +69,6 @@ class Shared:
         self.names = Lock()
         """Held while a thread opens or removes files of a part by their names, and while a channel is removed: what has
         these names afterwards may be another channel's."""
-        self.encoder = Encoder()
         self.indexes = SealedIndexes()
         self.touched: dict[Writable, None] = {}
         """Parts that the present pass has brought records to."""
@@ -82,6 +79,8 @@ class Shared:
         self.unsynced: dict[Tail, None] = {}
         self.new_names: dict[Path, None] = {}
         """Directories with files that may not survive the end of the machine's power, by name."""
+        self.to_close: list[int] = []
+        """Descriptors of removed tails: with the last one the kernel frees some MiB, which takes ms."""
         self.tail_bytes = 0
         """Memory of the records that are in no block yet."""
         self.voids: list[Path] = []

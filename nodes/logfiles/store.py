@@ -1,6 +1,6 @@
 """The records of a node on disk: channels, buckets, and the work beside the requests.
 
-    request   put_many    refused with a reason, or taken as a whole
+    request   put         refused with a reason, or taken as a whole
     pass      commit      one write(2) for each tail that was touched, before any answer leaves
     thread    take_sync, blocks_to_make, retain, buckets_to_seal, removals:
               what each gives has `run`, for a thread, and then `finish`, for the loop again
@@ -15,8 +15,9 @@ after the other, in a thread, or when the store is opened again.
 
 import fcntl
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -30,9 +31,11 @@ from nodes.logfiles.recovery import tell
 from nodes.logfiles.seal_work import SealWork
 from nodes.logfiles.shared import OPEN_TAILS_MAX, Settings, Shared, Work
 from nodes.logfiles.tail import Tail
-from swarm.core.errors import TooManyChannels
+from swarm.core.errors import BadArgument, EmptyValue, TooManyChannels
 from swarm.core.node import NodeError
 from swarm.core.protocol import check_channel
+from swarm.logfiles import payload
+from swarm.logfiles.payload import TIMESTAMP_MAX, TIMESTAMP_MIN, Layout
 
 log = logging.getLogger(__name__)
 
@@ -74,31 +77,55 @@ class LogStore:
 
     # Requests and passes.
 
-    def put_many(self, name: str, timestamps: list[int], values: list[bytes]) -> None:
-        """See LogChannel.put_many; the channel comes into being with its first records. Also raises BadChannel,
+    def put_many(self, name: str, timestamps: Sequence[int], values: Sequence[bytes]) -> None:
+        """As put, of records that are not encoded. Also raises EmptyValue."""
+        if len(timestamps) != len(values) or not values:
+            raise BadArgument(f"{len(timestamps)} timestamps and {len(values)} values; one of each at least")
+        if set(map(type, timestamps)) != {int}:
+            raise BadArgument("a timestamp is a whole number of nanoseconds since 1970-01-01 UTC")
+        if set(map(type, values)) != {bytes}:
+            raise BadArgument("a value is bytes")
+        if not all(values):
+            raise EmptyValue("a value is empty")
+        if min(timestamps) < TIMESTAMP_MIN or max(timestamps) > TIMESTAMP_MAX:
+            raise BadArgument(f"a timestamp is not within {TIMESTAMP_MIN} and {TIMESTAMP_MAX}")
+        encoded = payload.encode(timestamps, values)
+        self.put(name, encoded, payload.layout(encoded))
+
+    def put(self, name: str, encoded: bytes, layout: Layout) -> None:
+        """See LogChannel.put; the channel comes into being with its first records. Also raises BadChannel,
         TooManyChannels."""
         channel = self.channels.get(name)
         if channel is not None:
-            channel.put_many(timestamps, values)
+            channel.put(encoded, layout)
             return
         check_channel(name)
         limit = self._shared.settings.channels_max
         if len(self.channels) >= limit:
             raise TooManyChannels(f"the node has {limit} channels, the most it is configured for", {"limit": limit})
         channel = LogChannel(self._shared, name, self._shared.directory / CHANNELS / name)
-        channel.put_many(timestamps, values)
+        channel.put(encoded, layout)
         self.channels[name] = channel
 
-    def commit(self) -> None:
-        """Writes what the pass has brought. Raises NodeError if that is not possible: the node must stop."""
+    def commit(self) -> int:
+        """Writes what the pass has brought; so many bytes. Raises NodeError if that is not possible: the node must
+        stop."""
         touched = self._shared.touched
+        written = 0
         if touched:
             for part in touched:
                 try:
-                    part.write()
+                    written += part.write()
                 except Exception as error:
                     raise error if isinstance(error, NodeError) else NodeError(str(error)) from error
             touched.clear()
+        return written
+
+    @property
+    def behind(self) -> float:
+        """How much of the memory's second half is taken by records that are in no block: above 0 more come than blocks
+        are made of, at 1 they are refused."""
+        return 2 * self._shared.tail_bytes / self._shared.settings.tail_memory - 1
 
     @property
     def has_unsynced(self) -> bool:
@@ -132,6 +159,14 @@ class LogStore:
         for part in list(shared.open)[: max(0, len(shared.open) - OPEN_TAILS_MAX // 2)]:
             if part.is_at_rest and (work := part.take(flush=True)) is not None:
                 yield work
+
+    def close_removed(self) -> Callable[[], None] | None:
+        """What closes the tails that were removed, in a thread. None: there are none."""
+        shared = self._shared
+        if not shared.to_close:
+            return None
+        taken, shared.to_close = shared.to_close, []
+        return partial(_close_all, shared.files, taken)
 
     def buckets_to_seal(self, now: int, after_s: float) -> Iterator[Work]:
         """Of every bucket whose span is over, and that was not written to, for so long. now: a timestamp.
@@ -244,7 +279,7 @@ class LogStore:
         finally:
             for part in parts:
                 part.close()
-            shared.files.close(self._lock)
+            _close_all(shared.files, [*shared.to_close, self._lock])
 
     def tell(self, damage: Damage) -> None:
         """What a reader has passed over goes to root.log, once."""
@@ -315,6 +350,11 @@ def _closed(parts: list[Part]) -> Iterator[None]:
             yield
         part.close()
         yield
+
+
+def _close_all(files: Files, descriptors: list[int]) -> None:
+    for each in descriptors:
+        files.close(each)
 
 
 def _delete(files: Files, path: Path) -> None:

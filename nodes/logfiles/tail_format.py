@@ -1,7 +1,7 @@
 """Tails: the newest records of a bucket, bytes to entries and back. docs/formats/logfiles.md. No I/O.
 
     .tail   header, entries, zeros (space that was allocated ahead)
-    entry   mark, length, checksum, payload: msgpack [timestamps, values], in the order in which they came
+    entry   mark, length, checksum, payload (swarm.logfiles.payload): records in the order in which they came
 
 As in the dht's journal, the mark is a part of the tail's random seed, so nothing that a client has stored can look like
 the begin of an entry.
@@ -14,21 +14,18 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-import msgpack
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from nodes.logfiles.block_format import BadHeader, Data
 from nodes.logfiles.file_names import Span
 from swarm.core.limits import KIB, MIB
-from swarm.logfiles.payload import RAW_BYTES_MAX, RECORDS_MAX, TIMESTAMP_MAX, TIMESTAMP_MIN
+from swarm.logfiles.payload import COUNT_BYTES, RAW_BYTES_MAX, BadPayload, decode_unordered
 
 VERSION = 1
 HEADER_BYTES = 48
 ENTRY_HEADER_BYTES = 16
 PAYLOAD_BYTES_MAX = RAW_BYTES_MAX
-ENTRY_BYTES = 128 * KIB  # of payload: a pass with more makes several entries, so that a block is a number of them
-PACKER_BYTES = 256 * KIB  # memory that the packer keeps
-RECORD_BYTES = 14  # most that a record takes in an entry besides its value
+ENTRY_BYTES = 256 * KIB  # of payload: a pass with more makes several entries, so that a block is a number of them
 ZEROS_BYTES = 1 * MIB  # looked at in one step
 
 _HEADER = struct.Struct("<6sBBqIIII8s")
@@ -76,46 +73,19 @@ def new_seed() -> bytes:
     return bytes([seed[0] | 0x80]) + seed[1:]
 
 
-class Encoder:
-    """Encodes entries; one for a node, since what it saves is the packer's memory."""
-
-    def __init__(self) -> None:
-        self._packer = msgpack.Packer(buf_size=PACKER_BYTES)
-
-    def encode(self, seed: bytes, timestamps: Sequence[int], values: Sequence[bytes]) -> tuple[bytes, bytes]:
-        """One entry of a tail with this seed: header and payload."""
-        payload: bytes = self._packer.pack((timestamps, values))
-        if len(payload) > PACKER_BYTES:
-            self._packer = msgpack.Packer(buf_size=PACKER_BYTES)  # one that has packed much keeps the memory for ever
-        assert len(payload) <= PAYLOAD_BYTES_MAX
-        header = _ENTRY.pack(seed[:4], len(payload), xxh3_64_intdigest(payload, int.from_bytes(seed, "little")))
-        return header, payload
+def entry_header(seed: bytes, pieces: Sequence[bytes | bytearray | memoryview]) -> bytes:
+    """Of an entry of a tail with this seed; joined the pieces are its payload."""
+    checksum = xxh3_64(seed=int.from_bytes(seed, "little"))
+    for piece in pieces:
+        checksum.update(piece)
+    size = sum(map(len, pieces))
+    assert size <= PAYLOAD_BYTES_MAX
+    return _ENTRY.pack(seed[:4], size, checksum.intdigest())
 
 
-def entry_bytes(records: int, value_bytes: int) -> int:
-    """Most bytes that an entry with so many records takes."""
-    return ENTRY_HEADER_BYTES + 16 + RECORD_BYTES * records + value_bytes
-
-
-def pieces(
-    timestamps: list[int], values: list[bytes], value_bytes: int
-) -> Iterator[tuple[list[int], list[bytes], int]]:
-    """Records as each entry takes them, with the bytes of their values: some ENTRY_BYTES, or one record."""
-    if len(values) < 2 or value_bytes + RECORD_BYTES * len(values) <= ENTRY_BYTES:
-        yield timestamps, values, value_bytes
-        return
-    middle = len(values) // 2
-    front = values[:middle]
-    front_bytes = sum(map(len, front))
-    yield from pieces(timestamps[:middle], front, front_bytes)
-    yield from pieces(timestamps[middle:], values[middle:], value_bytes - front_bytes)
-
-
-def pieces_bytes(records: int, value_bytes: int) -> int:
-    """Most bytes that all the entries of so many records take. Cutting in halves gets to one large record among 65,535
-    in 16 steps, and never makes two neighbours that would fit into one entry."""
-    size = entry_bytes(records, value_bytes)
-    return size + (size // ENTRY_BYTES) * 17 * (ENTRY_HEADER_BYTES + 16)
+def entries_bytes(size: int) -> int:
+    """Most bytes that all the entries take whose records have so many: two neighbours fill one entry."""
+    return size + (2 * (size // ENTRY_BYTES) + 2) * (ENTRY_HEADER_BYTES + COUNT_BYTES)
 
 
 class Entry(NamedTuple):
@@ -144,20 +114,9 @@ def entries(data: Data, seed: bytes, start: int = HEADER_BYTES) -> Iterator[Entr
 
 def _records(payload: bytes) -> tuple[list[int], list[bytes]] | None:
     try:
-        content = msgpack.unpackb(payload, max_array_len=RECORDS_MAX, max_map_len=0, max_ext_len=0)
-    except (ValueError, RecursionError):
+        return decode_unordered(payload)
+    except BadPayload:
         return None
-    match content:
-        case [list(timestamps), list(values)] if len(timestamps) == len(values) > 0:
-            if (
-                set(map(type, timestamps)) == {int}
-                and set(map(type, values)) == {bytes}
-                and min(timestamps) >= TIMESTAMP_MIN
-                and max(timestamps) <= TIMESTAMP_MAX
-                and all(values)
-            ):
-                return timestamps, values
-    return None
 
 
 def next_entry(data: Data, seed: bytes, start: int) -> Entry | None:

@@ -21,6 +21,7 @@ from nodes.logfiles.seal_work import SealWork
 from nodes.logfiles.shared import Work
 from nodes.logfiles.store import LogStore, SyncWork
 from swarm.core.errors import SwarmError
+from swarm.core.limits import MIB
 from swarm.core.node import NodeError
 from swarm.core.request_handler import Service
 
@@ -31,6 +32,11 @@ ROUND_S = 10.0  # between two looks for what is to be sealed, or to be dropped
 RETRY_S = 10.0  # after an error
 FAILURES_MAX = 8  # of sealing, in a round: then it is not the bucket, and each costs a process
 TOLD_MAX = 1000  # reasons that are remembered, to tell each once
+
+# Writes that come faster than blocks are made are slowed down, before any has to be refused: the loop sleeps, so that
+# the thread has the core and the GIL. From nothing at half of tail_memory to this rate at its end.
+BEHIND_BYTES_PER_S = 50 * MIB  # what any disk and any core make blocks of
+BEHIND_PAUSE_S = 0.02  # at a time at most: all other requests wait as long
 
 Fsync = Literal["never", "interval", "always"]
 
@@ -60,7 +66,9 @@ class Upkeep:
 
     def commit(self) -> None:
         """At the end of a pass: writes what it has brought."""
-        self._store.commit()
+        written = self._store.commit()
+        if written and (behind := self._store.behind) > 0:
+            time.sleep(min(behind * written / BEHIND_BYTES_PER_S, BEHIND_PAUSE_S))
         if self._store.has_blocks_to_make:
             self._full.set()
         if self._service.held:
@@ -162,6 +170,8 @@ class Upkeep:
                     await self._off_loop(work.run)
                 finally:
                     work.finish()
+                if (close := self._store.close_removed()) is not None:
+                    await self._off_loop(close)
                 done += 1
         except (OSError, SwarmError) as error:
             await self._failed(what, error)

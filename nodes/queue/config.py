@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from nodes.queue.record_queue import QueueSettings
 from swarm.core.channel_patterns import best_match, parse_pattern
 from swarm.core.config import Address, parse_address, parse_fsync_interval, parse_size
+from swarm.core.http import HttpSection
 from swarm.core.limits import KIB, MIB
 from swarm.core.node import LimitsSection, LogsSection, count_up_to
 from swarm.core.tls import TlsSection
@@ -61,6 +62,7 @@ class QueueConfig:
     limits: LimitsSection = field(default_factory=LimitsSection)
     tls: TlsSection = field(default_factory=TlsSection)
     logs: LogsSection = field(default_factory=LogsSection)
+    http: HttpSection = field(default_factory=HttpSection)
 
     def settings(self, channel: str) -> QueueSettings:
         """Of the queues of a channel: what the longest pattern says that its name matches, then [queue]."""

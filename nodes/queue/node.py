@@ -5,9 +5,10 @@ import logging
 from nodes.queue.channel import Lines, QueueChannel
 from nodes.queue.config import QueueConfig
 from nodes.queue.data_directory import DataDirectory
+from nodes.queue.metrics import METRICS
 from nodes.queue.queue_files import Files
 from nodes.queue.requests import QueueRequests
-from nodes.queue.served_queue import Changes
+from nodes.queue.served_queue import Changes, queue_nearly_full
 from nodes.queue.syncing import Syncing
 from swarm import __version__
 from swarm.core.errors import DiskFull, TooManyChannels
@@ -68,6 +69,10 @@ def make_node(
     service.commit = changes.commit
     service.background.append(syncing.run)
     service.more_statistics.append(syncing.statistics)
+    service.metrics |= METRICS
+    service.health_rules["queue_nearly_full"] = queue_nearly_full(
+        lambda: (queue for _, channel in channels.items() for queue in channel.queues.values())
+    )
     QueueRequests(service, channels, lines, changes)
     return Node(
         service,

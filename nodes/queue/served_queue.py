@@ -6,12 +6,14 @@ same pass.
 """
 
 import logging
+from collections.abc import Callable, Iterable
 from time import monotonic
 
 from nodes.queue.line import Line
 from nodes.queue.record_queue import RecordQueue
 from nodes.queue.ring_format import ALIGNMENT
 from nodes.queue.syncing import Syncing
+from swarm.core.health import HealthRule
 from swarm.core.limits import MIB
 from swarm.core.request_handler import Service
 
@@ -54,7 +56,7 @@ class Changes:
                     again.append(queue)
             queue.storage.commit()
             self._unsynced[queue.storage] = None
-            if queue.storage.free < queue.nearly_full or queue.told_nearly_full:
+            if queue.storage.free < queue.free_when_nearly_full or queue.is_nearly_full:
                 queue.look_at_fullness()
         self._syncing.committed()
         self.queues += had_their_turn  # behind those for whom nothing was left
@@ -72,9 +74,11 @@ class ServedQueue:
         """Until it is removed."""
         self.changed = False
         self._changes = changes
-        self.told_nearly_full = False
-        self.nearly_full = storage.capacity * (100 - NEARLY_FULL_PERCENT) / 100 + ALIGNMENT
+        self.is_nearly_full = False
+        """From NEARLY_FULL_PERCENT on, until it is less full than NO_LONGER_FULL_PERCENT."""
+        self.free_when_nearly_full = storage.capacity * (100 - NEARLY_FULL_PERCENT) / 100 + ALIGNMENT
         """With fewer free bytes it may be: they are cheaper to look at than how full it is."""
+        self._told = False
         self._tell_from = 0.0
         line.queue = self
         if line.members:
@@ -106,10 +110,12 @@ class ServedQueue:
     def look_at_fullness(self) -> None:
         """Tells once that it is nearly full, and again when it has been less full meanwhile; once a minute at most."""
         fullness = self.storage.fullness
-        if self.told_nearly_full:
-            self.told_nearly_full = fullness >= NO_LONGER_FULL_PERCENT
-        elif fullness >= NEARLY_FULL_PERCENT and (now := monotonic()) >= self._tell_from:
-            self.told_nearly_full = True
+        if fullness < (NO_LONGER_FULL_PERCENT if self.is_nearly_full else NEARLY_FULL_PERCENT):
+            self.is_nearly_full = self._told = False
+            return
+        self.is_nearly_full = True
+        if not self._told and (now := monotonic()) >= self._tell_from:
+            self._told = True
             self._tell_from = now + TOLD_AGAIN_S
             log.warning("the queue of %s is nearly full: %.0f %%", self.name, fullness)
 
@@ -124,3 +130,25 @@ class ServedQueue:
             "dropped": storage.dropped,
             "damaged": storage.damaged,
         }
+
+
+def queue_nearly_full(queues: Callable[[], Iterable[ServedQueue]]) -> HealthRule:
+    """Of those that drop the oldest records when they are full nothing is said: they are meant to be."""
+
+    def rule(_: bool) -> str | None:
+        full = []
+        for queue in queues():
+            if queue.storage.free < queue.free_when_nearly_full or queue.is_nearly_full:
+                queue.look_at_fullness()
+                if queue.is_nearly_full and queue.storage.settings.full != "drop-oldest":
+                    full.append((queue.storage.fullness, queue.name))
+        if not full:
+            return None
+        fullness, name = max(full)
+        others = f" ({len(full) - 1} more are nearly full)" if len(full) > 1 else ""
+        return (
+            f"the queue of {name} is {fullness:.0f} % full{others}: its consumers take less than is pushed; consume in "
+            "more programs, drop a subscriber that is not there any more, or make the queue larger (ring_bytes)"
+        )
+
+    return rule

@@ -22,10 +22,13 @@ from swarm.core.errors import BadArgument, SwarmError
 _COMMANDS = {
     "credentials": "Say who may log in to nodes, and what each may do.",
     "dht": "Read and write the records of a dht.",
+    "doctor": "Look whether a swarm is well, and what to do where it is not.",
     "dump": "Look into the dumps of a dht node.",
     "install-units": "Lay out systemd units, so that nodes start with the machine.",
     "logfiles": "Store records with a timestamp, and read ranges of time.",
     "queue": "Put records into queues, and take them out.",
+    "stats": "Read a stats.log back, as a table or drawn.",
+    "top": "Look at all nodes of a swarm, live.",
     "up": "Run a swarm on this machine.",
 }
 """The module below swarm.cli and the command in it have the same name, with _ for -."""

@@ -70,6 +70,17 @@ def takes_tls(function: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+takes_credentials = click.option(
+    "--credentials",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    envvar="SWARM_CREDENTIALS",
+    help="The client's name and key, where nodes ask for a login: a file with the line that `swarm credentials "
+    "add` gives.  [environment: SWARM_CREDENTIALS]",
+)
+"""Gives a command the option that says who the client is."""
+
+
 @dataclass(frozen=True)
 class Nodes(Generic[Client]):
     """The nodes of one kind that the command line names, or the environment."""
@@ -115,20 +126,13 @@ def takes_nodes(make: Callable[..., BlockingClient], variable: str, written_by_u
         )
         @click.option(
             "--timeout",
-            callback=parsed_by(_parse_timeout),
+            callback=parsed_by(parse_timeout),
             metavar="DURATION",
             default="5s",
             show_default=True,
             help="Of each request: 250ms, 5s, 1m.",
         )
-        @click.option(
-            "--credentials",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            envvar="SWARM_CREDENTIALS",
-            help="The client's name and key, where nodes ask for a login: a file with the line that `swarm credentials "
-            "add` gives.  [environment: SWARM_CREDENTIALS]",
-        )
+        @takes_credentials
         @takes_tls
         @click.pass_context
         def options(
@@ -148,7 +152,7 @@ def takes_nodes(make: Callable[..., BlockingClient], variable: str, written_by_u
     return decorate
 
 
-def _parse_timeout(text: str) -> float:
+def parse_timeout(text: str) -> float:
     timeout_s = parse_duration(text)
     if timeout_s <= 0:
         raise ValueError("a timeout is longer than 0")

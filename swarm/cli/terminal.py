@@ -6,9 +6,16 @@ import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
+from swarm.core.limits import KIB
+
+if TYPE_CHECKING:  # it takes long to import
+    from rich.console import RenderableType
+
+PIPE_COLUMNS = 1000  # of a table that goes to no terminal: more than any has
 PROGRESS_RECORDS = 1000  # between two updates of a progress bar
 
 
@@ -27,6 +34,22 @@ def check_reader() -> None:
 
 def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
+def format_bytes(size: float) -> str:
+    """Three digits or so, and the unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < KIB:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= KIB
+    return f"{size:,.1f} TiB"
+
+
+def format_number(value: float) -> str:
+    """With commas; what is not whole with four digits or so."""
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def confirmed(question: str) -> bool:
@@ -51,6 +74,20 @@ def write_rows(titles: Sequence[str], rows: Sequence[Sequence[str | int | float]
     for row in rows:
         table.add_row(*map(_cell, row))
     Console().print(table)
+
+
+def show_once(renderable: "RenderableType") -> None:
+    """On a terminal as wide as that is; elsewhere as wide as it takes, without colours, and no spaces end a line."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    plain = Console(highlight=False, markup=False, width=PIPE_COLUMNS)
+    with plain.capture() as text:
+        plain.print(renderable)
+    click.echo("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def _cell(cell: str | float) -> str:

@@ -27,10 +27,10 @@ from rich.text import Text
 
 from swarm.cli import Failure, WrongCall
 from swarm.cli.supervisor import DumpProcess, NodeProcess, NotStarted, State, run_nodes
+from swarm.cli.terminal import format_bytes
 from swarm.core.command_line import parsed_by
 from swarm.core.config import Address, parse_size
 from swarm.core.errors import SwarmError
-from swarm.core.limits import KIB
 from swarm.core.node import default_memory_limit
 from swarm.dht import DhtClient
 from swarm.dht.hash_range import HashRange, split_evenly
@@ -183,15 +183,6 @@ def _cells(row: Row) -> dict[str, str | Text]:
             "memory": format_bytes(row.figures.memory_bytes),
         }
     return cells
-
-
-def format_bytes(size: float) -> str:
-    """Three digits or so, and the unit."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < KIB:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= KIB
-    return f"{size:,.1f} TiB"
 
 
 def _event(name: str, text: str) -> str:

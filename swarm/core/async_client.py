@@ -150,6 +150,15 @@ class AsyncClient:
         """What each node counts, by its address; the same values as in its stats.log."""
         return await self._run(operations.node_statistics(self._known))
 
+    async def node_health(self) -> dict[str, list[tuple[str, str]]]:
+        """What is wrong with each node, by its address: the rule's name, and what to do; nothing where all is well."""
+        return await self._run(operations.node_health(self._known))
+
+    async def node_events(self) -> dict[str, list[tuple[float, str, str]]]:
+        """The last warnings and errors of each node's root.log since it was started, by its address, oldest first: time
+        (seconds since the epoch), level, text."""
+        return await self._run(operations.node_events(self._known))
+
     async def ping(self) -> None:
         """Returns when every node has answered."""
         await self._run(operations.ping(self._known))

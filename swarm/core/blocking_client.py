@@ -534,6 +534,12 @@ class BlockingClient:
     def node_statistics(self) -> dict[str, dict[str, Any]]:
         return self._run(operations.node_statistics(self._known))
 
+    def node_health(self) -> dict[str, list[tuple[str, str]]]:
+        return self._run(operations.node_health(self._known))
+
+    def node_events(self) -> dict[str, list[tuple[float, str, str]]]:
+        return self._run(operations.node_events(self._known))
+
     def ping(self) -> None:
         self._run(operations.ping(self._known))
 

@@ -83,6 +83,16 @@ CURSOR_BYTES = 16  # a timestamp, and how many records with it
 FILTER_BYTES_MAX = 1 * KIB  # of a substring, or of a regular expression: RE2 compiles any such in some 25 ms
 RANGES_MAX = 1024  # read at a time, per node: each may hold some files open, and a filter of 1 MiB
 
+# HTTP beside a node's requests: metrics and pages.
+HTTP_CONNECTIONS_MAX = 64  # some programs watch a node, not thousands
+HTTP_HEAD_BYTES_MAX = 16 * KIB  # of a request: method, path, headers
+HTTP_IDLE_S = 10.0  # for a request's head to come, and between requests
+HTTP_CONNECTION_S = 60.0  # from begin to end, whatever happens on it
+HTTP_REQUESTS_PER_CONNECTION = 100
+HTTP_PACE_S = 0.01  # from one connection, and from one request, to the next: at some 1 ms each a tenth of a core
+HTTP_SHARED_S = 1.0  # a page that is dear to make is given to all who ask for it in this time
+HTTP_CHANNELS_MAX = 200  # (or queues) that have metrics of their own: each is a time series for every one of them
+
 # A batch in parts (put many with reserve).
 RESERVED_SHARE = 1 / 2  # of memory_limit that is kept aside at most, for all batches together
 RESERVE_TIMEOUT_S = 60.0  # what is kept aside and not used for so long, twice as long at most, is free again

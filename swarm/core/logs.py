@@ -15,6 +15,8 @@ import logging
 import sys
 import threading
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +24,11 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 SELDOM_S = 10.0
+EVENTS_MAX = 50  # that are kept in memory: what has gone wrong lately, on one page
+EVENT_TEXT_MAX = 1000  # characters of one of them: all of them together are some KiB on the wire
+
+Event = tuple[float, str, str]
+"""Of root.log: seconds since the epoch, level, text."""
 
 
 def open_logs(directory: Path, *, console: bool) -> "Logs":
@@ -36,20 +43,23 @@ def open_logs(directory: Path, *, console: bool) -> "Logs":
     except OSError:
         root.close()
         raise
-    return Logs(root, stats, [_FileHandler(root), *([logging.StreamHandler()] if console else [])])
+    return Logs(root, stats, _LastEvents(), [_FileHandler(root), *([logging.StreamHandler()] if console else [])])
 
 
 class Logs:
     """The open logs of a process, to be closed by its owner."""
 
-    def __init__(self, root: "_LogFile", stats: "_LogFile", handlers: Sequence[logging.Handler]) -> None:
+    def __init__(
+        self, root: "_LogFile", stats: "_LogFile", last: "_LastEvents", handlers: Sequence[logging.Handler]
+    ) -> None:
         self._root = root
         self._stats = stats
-        self._handlers = handlers
+        self._last = last
+        self._handlers = [last, *handlers]
         self._stats_told = 0  # lines of stats.log that were lost, and root.log tells of
         self._level_before = logging.root.level
         logging.root.setLevel(logging.INFO)
-        for handler in handlers:
+        for handler in self._handlers:
             handler.setFormatter(_OneLineFormatter())
             logging.root.addHandler(handler)
 
@@ -57,6 +67,11 @@ class Logs:
     def lines_lost(self) -> int:
         """Lines of both files that could not be written; the first of each file is told on stderr."""
         return self._root.lines_lost + self._stats.lines_lost
+
+    @property
+    def events(self) -> list[Event]:
+        """The last EVENTS_MAX warnings and errors of root.log since it was opened, oldest first."""
+        return self._last.events()
 
     def stats(self, parts: Iterable[str]) -> None:
         """Append one line. parts: of `figures`, in their order."""
@@ -173,6 +188,23 @@ class _FileHandler(logging.Handler):
             self.handleError(record)
         else:
             self._file.write(line)
+
+
+class _LastEvents(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._events: deque[Event] = deque(maxlen=EVENTS_MAX)
+
+    def events(self) -> list[Event]:
+        with self.lock or contextlib.nullcontext():
+            return list(self._events)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):  # a wrong format string: the handler of root.log tells of it
+            text = record.getMessage()
+            if record.exc_info and record.exc_info[0]:
+                text += ": " + traceback.format_exception_only(*record.exc_info[:2])[-1].strip()
+            self._events.append((record.created, record.levelname, _escape(text[:EVENT_TEXT_MAX])[:EVENT_TEXT_MAX]))
 
 
 class _OneLineFormatter(logging.Formatter):

@@ -28,6 +28,7 @@ import trio
 
 from swarm.core import limits, protocol
 from swarm.core.config import Address, parse_duration, parse_size
+from swarm.core.health import Health, loop_lags, memory_nearly_full
 from swarm.core.logs import Logs, figures
 from swarm.core.protocol import Limits
 from swarm.core.request_handler import Service
@@ -41,7 +42,6 @@ log = logging.getLogger(__name__)
 DRAIN_S = 2.0
 SOCKET_MODE = 0o660  # of a Unix socket: its owner and group connect, whatever the umask of the process
 BACKLOG = 1024  # connections that wait to be accepted
-OVERLOAD_LAG_S = 0.1
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CHANNELS_PER_STEP = 128  # of a line of stats.log, some 1 ms
 
@@ -139,6 +139,14 @@ class Node:
         service.unfinished_bytes_max = max(int(budget.limit * limits.UNFINISHED_SHARE), service.unfinished_bytes_max)
         service.handle(protocol.PING, lambda: None)
         service.handle(protocol.STATS, lambda _: self.statistics(), "batch")
+        rules = {
+            "memory_nearly_full": memory_nearly_full(lambda: budget.used, budget.limit),
+            "loop_lags": loop_lags(lambda: self.lag_s),
+        }
+        service.health_rules = rules | service.health_rules
+        self.health = Health(service.health_rules)
+        service.handle(protocol.HEALTH, lambda _: self.health.findings(), "batch")
+        service.handle(protocol.EVENTS, lambda _: logs.events if logs else [], "batch")
         channels.add_handlers(service)
 
     async def run(
@@ -192,9 +200,9 @@ class Node:
 
     def statistics(self) -> dict[str, Any]:
         """All that the node counts, since it was started; times in seconds, sizes in bytes."""
-        return self._counts() | {"channel": _channel_counts(self.channels.items())}
+        return self.counts() | {"channel": _channel_counts(self.channels.items())}
 
-    def _counts(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         """All but what is counted for each channel."""
         channels, records, record_bytes = self.channels.size()
         return {
@@ -223,13 +231,22 @@ class Node:
             },
         }
 
+    def channel_counts(self) -> Iterator[dict[str, dict[str, Any]]]:
+        """What is counted for each channel, in steps of CHANNELS_PER_STEP."""
+        channels = self.channels.items()
+        while some := list(islice(channels, CHANNELS_PER_STEP)):
+            yield _channel_counts(some)
+
+    @property
+    def stopping(self) -> bool:
+        return self.stop_requested.is_set()
+
     async def _write_stats(self) -> None:
         while True:
             due = trio.current_time() + self._stats_period_s
             await trio.sleep_until(due)
             self.lag_s = trio.current_time() - due
-            if self.lag_s > OVERLOAD_LAG_S:
-                log.warning("the loop lags %.0f ms behind: the node has more to do than it can", self.lag_s * 1e3)
+            self.health.look()
             parts = []
             for part in self._stats_line():
                 parts.append(part)
@@ -238,10 +255,9 @@ class Node:
 
     def _stats_line(self) -> Iterator[str]:
         """What statistics() holds, as it stands in stats.log: made in steps, since a node may have many channels."""
-        yield figures(flatten(self._counts()))
-        channels = self.channels.items()
-        while some := list(islice(channels, CHANNELS_PER_STEP)):
-            yield figures(flatten({"channel": _channel_counts(some)}))
+        yield figures(flatten(self.counts()))
+        for some in self.channel_counts():
+            yield figures(flatten({"channel": some}))
 
     def _write_stats_line(self, parts: Iterable[str]) -> None:
         if self._logs:

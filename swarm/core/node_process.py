@@ -15,6 +15,8 @@ import trio
 from swarm.core.authentication import Authentication
 from swarm.core.config import EX_CONFIG, Address, ConfigError
 from swarm.core.credentials import KnownClients, read_known_clients
+from swarm.core.health import disk_nearly_full
+from swarm.core.http import HttpSection, add_http, check_http
 from swarm.core.logs import Logs, open_logs
 from swarm.core.node import (
     LogsSection,
@@ -61,6 +63,9 @@ class NodeConfig(Protocol):
     @property
     def logs(self) -> LogsSection: ...
 
+    @property
+    def http(self) -> HttpSection: ...
+
 
 def exit_with_config_error(program: str, error: ConfigError) -> NoReturn:
     click.echo(f"{program}: {error}", err=True)
@@ -93,11 +98,9 @@ def run_node(
     make_node: loads what the node holds. describe: what is told with its address when it serves.
     """
     try:
+        check_http(config.http)
         clients = read_known_clients(Path(config.node.credentials)) if config.node.credentials else None
         tls = node_tls(config.tls)
-    except ConfigError as error:
-        exit_with_config_error(program, error)
-    try:
         with lock_directory(config.node.data):
             _serve(program, config, make_node, describe, clients, tls)
     except ConfigError as error:
@@ -125,12 +128,14 @@ def _serve(
         with stopped_by_signals(), manager.more_time(status("loading")):
             raise_open_files()
             node = make_node(logs)
+        node.service.health_rules["disk_nearly_full"] = disk_nearly_full([section.data, directory])
         if clients is not None:
             reloads.append(_ask_for_logins(node, Path(section.credentials), clients))
         if tls is not None:
             node.tls = tls
             reloads.append(tls.reload)
         sockets = inherited or [listen(section.address)]
+        add_http(node, config.http)
         addresses = [_address_of(sock) for sock in inherited] or [_bound_address(section.address, sockets[0])]
         told = f"{program} serves on {_listed(addresses)}, {describe(node)}, data in {section.data}"
         period_s = config.logs.stats_period
@@ -153,6 +158,13 @@ def _serve(
         logs.close()
 
 
+def _open_logs(directory: Path, *, console: bool) -> Logs:
+    try:
+        return open_logs(directory, console=console)
+    except OSError as error:
+        raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
+
+
 def _ask_for_logins(node: Node, path: Path, clients: KnownClients) -> Callable[[], None]:
     """path: of the credentials file. Returns what reads it anew."""
     authentication = Authentication(node.service, clients)
@@ -173,13 +185,6 @@ def _ask_for_logins(node: Node, path: Path, clients: KnownClients) -> Callable[[
 
     tell(clients)
     return reload
-
-
-def _open_logs(directory: Path, *, console: bool) -> Logs:
-    try:
-        return open_logs(directory, console=console)
-    except OSError as error:
-        raise NodeError(f"cannot write logs in {directory}: {error.strerror or error}") from error
 
 
 async def _run(

@@ -73,5 +73,15 @@ def node_statistics(known: KnownNodes) -> Steps[dict[str, dict[str, Any]]]:
     return {known.nodes[node]: answer for node, answer in zip(known.in_order(), answers, strict=True)}
 
 
+def node_health(known: KnownNodes) -> Steps[dict[str, list[tuple[str, str]]]]:
+    answers = yield from ask_all(known, protocol.HEALTH)
+    return {known.nodes[node]: list(map(tuple, each)) for node, each in zip(known.in_order(), answers, strict=True)}
+
+
+def node_events(known: KnownNodes) -> Steps[dict[str, list[tuple[float, str, str]]]]:
+    answers = yield from ask_all(known, protocol.EVENTS)
+    return {known.nodes[node]: list(map(tuple, each)) for node, each in zip(known.in_order(), answers, strict=True)}
+
+
 def ping(known: KnownNodes) -> Steps[None]:
     yield from ask_all(known, protocol.PING)

@@ -180,3 +180,5 @@ AUTHENTICATE = Request(
     ),
     repeatable=False,
 )
+HEALTH = Request(10, "health", ())
+EVENTS = Request(11, "events", (), access="admin")

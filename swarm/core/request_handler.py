@@ -38,9 +38,10 @@ import trio
 from swarm.core import limits, protocol
 from swarm.core.errors import SwarmError
 from swarm.core.framing import Message
+from swarm.core.health import HealthRule
 from swarm.core.protocol import Limits, Request
 from swarm.core.session import LZ4, ClientHello, NodeHello
-from swarm.core.stats import RequestStatistics
+from swarm.core.stats import Metric, RequestStatistics
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,19 @@ class Telling(Protocol):
 
 
 class Signal:
-    """What a stream waits for. While it waits the stream does not count as busy, from set() on it does."""
+    """What a stream waits for. While it waits the stream does not count as busy, from set() on it does.
 
-    __slots__ = ("_event", "_service", "_waiting")
+    soon: it is set by a thread that is at work, so the stream counts as busy all the time: the listener would otherwise
+    wait for requests, and find out about it a millisecond later.
+    """
 
-    def __init__(self, service: "Service") -> None:
+    __slots__ = ("_counts", "_event", "_service", "_waiting")
+
+    def __init__(self, service: "Service", *, soon: bool = False) -> None:
         self._service = service
         self._event = trio.Event()
         self._waiting = 0
+        self._counts = 0 if soon else 1
 
     def set(self) -> None:
         self._event.set()
@@ -147,14 +153,14 @@ class Signal:
 
     async def wait(self) -> None:
         if not self._event.is_set():
-            self._waiting += 1
-            self._service.streams_waiting += 1
+            self._waiting += self._counts
+            self._service.streams_waiting += self._counts
             try:
                 await self._event.wait()
             finally:
                 if not self._event.is_set():
-                    self._waiting -= 1
-                    self._service.streams_waiting -= 1
+                    self._waiting -= self._counts
+                    self._service.streams_waiting -= self._counts
 
 
 @dataclass
@@ -191,6 +197,10 @@ class Service:
         self.protocol_errors = 0
         self.more_statistics: list[Callable[[], dict[str, Any]]] = []
         """What this kind of node counts besides what all of them do."""
+        self.metrics: dict[str, Metric] = {}
+        """By name in the statistics, of a channel's behind "channel."; one that is not here is a gauge of that name."""
+        self.health_rules: dict[str, HealthRule] = {}
+        """By name; what this kind of node looks at besides what all of them do."""
         self.unfinished_bytes = 0
         """What all connections hold of frames that have not come completely, or were not carried out."""
         self.unfinished_bytes_max = 2 * limits.FRAME_BYTES_MAX

@@ -2,12 +2,27 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 BOUNDS_S = (10e-6, 100e-6, 1e-3, 10e-3, 100e-3)
 """Upper bounds of the histogram's buckets in seconds; what takes longer than the last is in a bucket of its own."""
 
 BUCKET_NAMES = ("10us", "100us", "1ms", "10ms", "100ms", "more")
+
+
+class Metric(NamedTuple):
+    """How one of the figures of a node is told to Prometheus.
+
+    name: without "swarm_" before it, and without the "_total" that a counter has behind it; with the unit that it has
+    times scale. counter: it only grows while the node runs. summed: of several channels together it is their sum, and
+    otherwise the highest of them.
+    """
+
+    name: str
+    help: str
+    counter: bool = False
+    scale: float = 1.0
+    summed: bool = True
 
 
 class RequestStatistics:

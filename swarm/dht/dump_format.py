@@ -18,6 +18,7 @@ TEMPORARY_SUFFIX = ".tmp"
 DELETED = "deleted"
 
 MANIFEST_FORMAT = 1
+PERIOD_S_MAX = 1e9  # what is said to be longer is no period
 IDENTITY_BYTES = 16
 HASH_BYTES = 8
 TRAILER_BYTES = 72
@@ -104,6 +105,8 @@ class Manifest:
     channels: dict[str, ChannelSize]
     node: str
     """Its identity."""
+    period_s: float | None = None
+    """After which the next dump is due; None where that is not known."""
 
     @property
     def record_bytes(self) -> int:
@@ -130,9 +133,15 @@ class Manifest:
                 "finished": str(finished),
                 "channels": dict(channels),
                 "node": str(node),
+                **others,
             } if 0 < keep_from <= first_segment and is_identity(node):
-                return cls(first_segment, keep_from, begun, finished, dict(map(_channel, channels.items())), node)
+                sizes = dict(map(_channel, channels.items()))
+                return cls(first_segment, keep_from, begun, finished, sizes, node, _period(others.get("period_s")))
         raise ValueError("it is not a manifest of format 1")
+
+
+def _period(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and 0 < value < PERIOD_S_MAX else None
 
 
 def _channel(item: tuple[str, object]) -> tuple[str, ChannelSize]:

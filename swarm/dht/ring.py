@@ -2,6 +2,7 @@
 
 import logging
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from swarm.core.errors import ProtocolError
@@ -77,20 +78,24 @@ class Ring(KnownNodes):
 
     def problems(self) -> list[RingProblem]:
         """Gaps and overlaps between the ranges of the nodes that were reached."""
-        found: list[RingProblem] = []
-        covered = -1
-        by = ""
-        for number in self._order:
-            each, name = self.ranges[number], self.nodes[number]
-            if each.lowest > covered + 1:
-                found.append(RingProblem("gap", HashRange(covered + 1, each.lowest - 1), ()))
-            elif each.lowest <= covered:
-                found.append(RingProblem("overlap", HashRange(each.lowest, min(covered, each.highest)), (by, name)))
-            if each.highest > covered:
-                covered, by = each.highest, name
-        if covered < HASH_MAX:
-            found.append(RingProblem("gap", HashRange(covered + 1, HASH_MAX), ()))
-        return found
+        return problems_between([(self.ranges[number], self.nodes[number]) for number in self._order])
+
+
+def problems_between(ranges: Iterable[tuple[HashRange, str]]) -> list[RingProblem]:
+    """Gaps and overlaps, in the order of the hashes. ranges: each with the name of its node."""
+    found: list[RingProblem] = []
+    covered = -1
+    by = ""
+    for each, name in sorted(ranges):
+        if each.lowest > covered + 1:
+            found.append(RingProblem("gap", HashRange(covered + 1, each.lowest - 1), ()))
+        elif each.lowest <= covered:
+            found.append(RingProblem("overlap", HashRange(each.lowest, min(covered, each.highest)), (by, name)))
+        if each.highest > covered:
+            covered, by = each.highest, name
+    if covered < HASH_MAX:
+        found.append(RingProblem("gap", HashRange(covered + 1, HASH_MAX), ()))
+    return found
 
 
 def _part_bytes(limits: Limits) -> int:

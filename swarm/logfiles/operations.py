@@ -7,6 +7,7 @@ channel's records are spread over all nodes, and whoever reads asks every one (s
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import swarm.logfiles.payload as payload
 import swarm.logfiles.protocol as protocol
 from swarm.core import limits
 from swarm.core.any_node import Turns, check_sizes, store_in_parts, to_one_node
@@ -19,7 +20,6 @@ from swarm.logfiles.payload import TIMESTAMP_MAX, TIMESTAMP_MIN
 from swarm.logfiles.timestamps import Time, nanoseconds
 
 PUT_PART_BYTES = limits.FRAME_BYTES_PLAIN - 1 * limits.KIB  # of one part of a large put: it is still an ordinary frame
-RECORD_BYTES = 9 + 5  # that msgpack takes for a timestamp and the header of a value, at most
 
 assert PUT_PART_BYTES + limits.CHANNEL_LENGTH_MAX + 32 < limits.FRAME_BYTES_PLAIN
 
@@ -51,10 +51,10 @@ def put_many(known: LogfilesNodes, channel: str, records: Iterable[tuple[Time, b
     sizes = _sizes(timestamps, values, known.limits)
 
     def call_of(start: int, stop: int) -> Call:
-        part = (channel, timestamps[start:stop], values[start:stop])
-        return Call(0, protocol.PUT_MANY, part, at_once=known.several)
+        records = payload.encode(timestamps[start:stop], values[start:stop], sizes[start:stop])
+        return Call(0, protocol.PUT_MANY, (channel, records), size=len(records), at_once=known.several)
 
-    yield from store_in_parts(known, known.puts.next(), sizes, RECORD_BYTES, PUT_PART_BYTES, call_of)
+    yield from store_in_parts(known, known.puts.next(), sizes, payload.RECORD_BYTES, PUT_PART_BYTES, call_of)
 
 
 def _columns(records: Iterable[tuple[Time, bytes]]) -> tuple[list[int], list[bytes]]:

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
+from itertools import accumulate, pairwise
 from typing import Any
 
+import swarm.logfiles.payload as payload
 from swarm.core import limits
 from swarm.core.errors import BadArgument, BatchTooBig, EmptyValue, ValueTooBig
 from swarm.core.protocol import CHANNEL, CREDIT, Limits, Parameter, Request, brief, integer, type_name
-from swarm.logfiles.payload import TIMESTAMP_MAX, TIMESTAMP_MIN
+from swarm.logfiles.payload import TIMESTAMP_MAX, TIMESTAMP_MIN, BadPayload
 
 KIND = "logfiles"
 
@@ -44,19 +46,20 @@ def check_value(value: Any, node_limits: Limits) -> None:
         )
 
 
-def _check_array(name: str) -> Parameter:
-    def check(value: Any, node_limits: Limits) -> None:
-        if type(value) is not list:
-            raise BadArgument(f"{name} is an array, not {type_name(value)}")
-        if not value:
-            raise BadArgument(f"{name} is empty: a batch has at least 1 record")
-        if len(value) > node_limits.batch_records:
-            raise BatchTooBig(
-                f"a batch of {len(value)} records; the node accepts {node_limits.batch_records} in one request",
-                {"limit": node_limits.batch_records},
-            )
-
-    return Parameter(name, check)
+def _check_batch(value: Any, node_limits: Limits) -> None:
+    if type(value) is not bytes:
+        raise BadArgument(f"records is bytes, not {type_name(value)}")
+    try:
+        timestamps, sizes, at = payload.unchecked(value)
+    except BadPayload as error:
+        raise BadArgument(f"records is not a payload with a record at least: {error}") from error
+    if len(sizes) > node_limits.batch_records:
+        raise BatchTooBig(
+            f"a batch of {len(sizes)} records; the node accepts {node_limits.batch_records} in one request",
+            {"limit": node_limits.batch_records},
+        )
+    ends = accumulate(sizes, initial=at)
+    check_records(timestamps, [value[begin:end] for begin, end in pairwise(ends)], node_limits)
 
 
 def check_records(timestamps: Sequence[Any], values: Sequence[Any], node_limits: Limits) -> None:
@@ -107,9 +110,7 @@ PUT = Request(
     access="write",
     repeatable=False,
 )
-PUT_MANY = Request(
-    49, "put many", (CHANNEL, _check_array("timestamps"), _check_array("values")), access="write", repeatable=False
-)
+PUT_MANY = Request(49, "put many", (CHANNEL, Parameter("records", _check_batch)), access="write", repeatable=False)
 GET_RANGE = Request(
     50,
     "get range",

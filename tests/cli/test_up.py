@@ -25,7 +25,8 @@ from nodes.logfiles.config import LogfilesConfig
 from nodes.queue.config import QueueConfig
 from swarm.blocking import DhtClient, LogfilesClient, QueueClient
 from swarm.cli.supervisor import NodeProcess, State
-from swarm.cli.up import NODES_MAX, PORTS, Figures, Row, draw, format_bytes
+from swarm.cli.terminal import format_bytes
+from swarm.cli.up import NODES_MAX, PORTS, Figures, Row, draw
 from swarm.cli.up import up as up_command
 from swarm.core.config import Address
 from swarm.core.node import default_memory_limit

@@ -77,8 +77,10 @@ def allowed(module: str) -> tuple[str, ...] | None:
             return ("swarm.core",)
         case ["swarm", "blocking", *_]:
             return ("swarm.core", *(f"swarm.{service}" for service in SERVICES))
+        case ["swarm", "monitor", *_]:
+            return ("swarm.core", "swarm.dht")
         case ["swarm", "cli", *_]:  # it starts nodes as processes
-            return ("swarm.core", "swarm.blocking", *(f"swarm.{service}" for service in SERVICES))
+            return ("swarm.core", "swarm.blocking", "swarm.monitor", *(f"swarm.{service}" for service in SERVICES))
         case ["nodes"]:
             return ()
         case ["nodes", service, *_]:

@@ -251,6 +251,33 @@ def test_logs_that_cannot_be_opened_are_an_error_at_start(tmp_path: Path, name: 
     assert logging.root.handlers == handlers
 
 
+def test_the_last_warnings_and_errors_are_kept(tmp_path: Path) -> None:
+    with logs_in(tmp_path) as logs:
+        assert logs.events == []
+        log.info("not one of them")
+        log.warning("lost %d bytes\nWARNING: no second line", 5)
+        try:
+            raise ValueError("why")
+        except ValueError:
+            log.exception("it crashed")
+        log.critical("x" * 5000)
+        log.warning("\0" * 5000)
+        kept = logs.events
+        assert [(level, text) for _, level, text in kept] == [
+            ("WARNING", r"lost 5 bytes\nWARNING: no second line"),
+            ("ERROR", "it crashed: ValueError: why"),
+            ("CRITICAL", "x" * 1000),
+            ("WARNING", r"\x00" * 250),
+        ]
+        now = datetime.now(UTC).timestamp()
+        assert all(now - 60 < time <= now for time, _, _ in kept)
+        for number in range(100):
+            log.warning("%d", number)
+        assert [text for _, _, text in logs.events] == [str(number) for number in range(50, 100)]
+    with logs_in(tmp_path) as logs:
+        assert logs.events == [], "of this start"
+
+
 def test_close_leaves_the_root_logger_as_it_was(tmp_path: Path) -> None:
     before = (list(logging.root.handlers), logging.root.level)
     logs = open_logs(tmp_path, console=True)

@@ -1026,6 +1026,17 @@ async def node_statistics_and_ping(dht: Any, swarm: Swarm) -> None:
 
 
 @row()
+async def health_and_events_of_the_nodes(dht: Any, swarm: Swarm) -> None:
+    health = await dht.node_health()
+    assert sorted(health) == sorted(swarm.addresses)
+    of_the_machine = {"disk_nearly_full", "loop_lags"}
+    assert {rule for each in health.values() for rule, _ in each} <= of_the_machine
+    events = await dht.node_events()
+    assert sorted(events) == sorted(swarm.addresses)
+    assert all(level in ("WARNING", "ERROR") for each in events.values() for _, level, _ in each)
+
+
+@row()
 async def client_statistics(dht: Any, swarm: Swarm) -> None:
     many = records(20_000)
     await dht.put("a", "key", b"value")

@@ -249,7 +249,9 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 NODE = "9f86d081884c7d659a2feaa0c55ad015"
-MANIFEST = Manifest(12, 7, "2026-11-22T06:00:00Z", "2026-11-22T06:00:05Z", {"name": ChannelSize(10, 1160)}, NODE)
+MANIFEST = Manifest(
+    12, 7, "2026-11-22T06:00:00Z", "2026-11-22T06:00:05Z", {"name": ChannelSize(10, 1160)}, NODE, 21600.0
+)
 
 
 def test_the_manifest_is_as_the_document_says(tmp_path: Path) -> None:

@@ -429,7 +429,9 @@ async def test_a_period_between_dumps(tmp_path: Path, autojump_clock: trio.testi
         assert first - begun <= 502
         second = await when(lambda: schedule._dumps == 2)
         assert 998 <= second - first <= 1002
-    assert read_manifest(tmp_path) is not None
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert manifest.period_s == 1000.0
 
 
 async def test_the_first_wait_is_random(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:

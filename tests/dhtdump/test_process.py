@@ -69,6 +69,7 @@ def test_once(tmp_path: Path, node: DhtProcess, client: DhtClient) -> None:
     manifest = read_manifest(tmp_path)
     assert manifest is not None
     assert manifest.channels["channel"].records == 1000
+    assert manifest.period_s is None, "nobody knows when the next follows"
     assert "dumped 1 channels with 1000 records" in log_of(tmp_path)
     stats = (tmp_path / "stats.log").read_text()
     for figure in (

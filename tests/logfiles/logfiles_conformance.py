@@ -415,6 +415,12 @@ async def sizes_and_time_span(logs: Any, swarm: Swarm) -> None:
 
 
 @row()
+async def health_and_events_of_the_nodes(logs: Any, swarm: Swarm) -> None:
+    assert sorted(await logs.node_health()) == sorted(swarm.addresses)
+    assert sorted(await logs.node_events()) == sorted(swarm.addresses)
+
+
+@row()
 async def no_records(logs: Any, swarm: Swarm) -> None:
     await logs.put_many("a", [])
     await logs.put_many("a", iter(()))

@@ -188,7 +188,7 @@ def test_damaged_blocks_are_passed_over_and_told(kind: str, tmp_path: Path, capl
                 logs.put_many("a", some[start : start + 500])
         node.stop()
         node.start()  # it begins with sealing what is over: from then on each record is in one place only
-        wait_until(lambda: not list(tmp_path.rglob("*.tail")))
+        wait_until(lambda: {each.suffix for each in tmp_path.rglob("channels/*/*/*")} == {".sealed"})
         node.stop()
         flip_a_byte_of_a_block(tmp_path)
         node.start()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgpack
 from xxhash import xxh3_64_intdigest
 
 if __name__ == "__main__":
@@ -23,8 +22,8 @@ from good_store import LATE, NOON, SEALED, Store, files, good_store
 from nodes.logfiles.block_format import FILE_HEADER_BYTES, BlockHeader
 from nodes.logfiles.check.findings import Kind
 from nodes.logfiles.file_names import FileName
-from nodes.logfiles.tail_format import Encoder
-from swarm.logfiles.payload import Codec
+from nodes.logfiles.tail_format import entry_header
+from swarm.logfiles.payload import Codec, encode
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_SEED = 20261122
@@ -318,7 +317,7 @@ def entry_that_is_in_a_block(store: Store) -> list[Expected]:
 @damage
 def entry_undecodable(store: Store) -> list[Expected]:
     data, each = store.tail.read_bytes(), store.units[store.tail][8]
-    payload = msgpack.packb([1] * (each.end - each.start - 19))
+    payload = bytes(each.end - each.start - 16)
     header = struct.pack(
         "<4sIQ", data[32:36], len(payload), xxh3_64_intdigest(payload, int.from_bytes(data[32:40], "little"))
     )
@@ -330,7 +329,8 @@ def entry_undecodable(store: Store) -> list[Expected]:
 @damage
 def entry_outside_bucket(store: Store) -> list[Expected]:
     data, end = store.tail.read_bytes(), store.units[store.tail][-1].end
-    entry = b"".join(Encoder().encode(data[32:40], [NOON - 1], [b"too early"]))
+    payload = encode([NOON - 1], [b"too early"])
+    entry = entry_header(data[32:40], [payload]) + payload
     change(store.tail, end, entry)
     return [Expected(store.tail, end, len(entry), Kind.OUTSIDE_BUCKET)]
 

@@ -24,8 +24,8 @@ from nodes.logfiles.block_format import (
     read_payload,
 )
 from nodes.logfiles.file_names import SECOND_NS, FileName, Span
-from nodes.logfiles.tail_format import Encoder, TailHeader
-from swarm.logfiles.payload import Codec
+from nodes.logfiles.tail_format import TailHeader, entry_header
+from swarm.logfiles.payload import Codec, encode
 
 NOON = 1_795_348_800 * SECOND_NS  # 2026-11-22 12:00 UTC
 HOUR_S = 3600
@@ -93,7 +93,8 @@ class Store:
         data = TailHeader(name.span, name.generation, name.number, seed).pack()
         units = []
         for records in entries:
-            entry = b"".join(Encoder().encode(seed, [at for at, _ in records], [value for _, value in records]))
+            payload = encode([at for at, _ in records], [value for _, value in records])
+            entry = entry_header(seed, [payload]) + payload
             units.append(Unit(path, len(data), len(data) + len(entry), records))
             data += entry
         return self._written(path, data + bytes(AHEAD_BYTES), units)

@@ -161,6 +161,8 @@ def do(works: "Iterator[Any] | Work | None") -> int:
 def make_blocks(store: LogStore) -> None:
     while do(store.blocks_to_make()):
         pass
+    if (close := store.close_removed()) is not None:
+        close()
 
 
 def flush(store: LogStore, name: str = "a") -> None:

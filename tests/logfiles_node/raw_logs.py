@@ -5,12 +5,11 @@ import struct
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import lz4.block
-import msgpack
 import trio
 import zstandard
 from core.raw_client import BATCH, DONE, RawClient, check_error
@@ -43,12 +42,26 @@ def read_block(fields: list[Any]) -> list[Record]:
     elif codec == 2:
         payload = zstandard.decompress(payload)
     assert len(payload) == raw_size
-    steps, values = msgpack.unpackb(payload)
-    timestamps = list(accumulate(steps, initial=first))[1:]
-    assert len(timestamps) == len(values) == count
-    assert timestamps[-1] == last
+    records = unpack(payload)
+    assert len(records) == count
+    assert (records[0][0], records[-1][0]) == (first, last)
     assert 0 < take <= count - skip
-    return list(zip(timestamps, values, strict=True))[skip : skip + take]
+    return records[skip : skip + take]
+
+
+def pack(timestamps: Sequence[int], values: Sequence[bytes]) -> bytes:
+    """A payload, whatever is in it: docs/formats/logfiles.md."""
+    columns = struct.pack(f"<I{len(timestamps)}q", len(timestamps), *timestamps)
+    return columns + struct.pack(f"<{len(values)}I", *map(len, values)) + b"".join(values)
+
+
+def unpack(payload: bytes) -> list[Record]:
+    (count,) = struct.unpack_from("<I", payload)
+    timestamps = struct.unpack_from(f"<{count}q", payload, 4)
+    sizes = struct.unpack_from(f"<{count}I", payload, 4 + 8 * count)
+    ends = list(accumulate(sizes, initial=4 + 12 * count))
+    assert ends[-1] == len(payload)
+    return [(at, payload[begin:end]) for at, (begin, end) in zip(timestamps, pairwise(ends), strict=True)]
 
 
 class Range:
@@ -89,7 +102,7 @@ class LogsClient:
 
     async def put_many(self, channel: str, records: Sequence[Record]) -> None:
         timestamps, values = zip(*records, strict=True)
-        assert await self.raw.result(PUT_MANY, channel, timestamps, values) is None
+        assert await self.raw.result(PUT_MANY, channel, pack(timestamps, values)) is None
 
     async def put_all(self, channel: str, records: Sequence[Record], size: int = 1000) -> None:
         for start in range(0, len(records), size):

@@ -6,11 +6,11 @@ Nothing else ever happens.
 
 import struct
 
-import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from log_lines import log_lines
+from logfiles_node.raw_logs import pack
 from xxhash import xxh3_64_intdigest
 
 from nodes.logfiles.block_format import (
@@ -66,8 +66,8 @@ def test_the_bytes_are_those_of_the_document() -> None:
     assert len(FILE.pack()) == FILE_HEADER_BYTES == 40
     assert FileHeader(True, SPAN, 7, SEED).pack()[6] == 1
     header, stored = make_block([5, 9, 9], [b"a", b"bc", b"d"], Codec.NONE, SEED, tail=2, tail_offset=300)
-    assert stored == msgpack.packb([[0, 4, 0], [b"a", b"bc", b"d"]])
-    fields = struct.pack("<4sBBHIIIIIIqqQ", b"SWLB", 1, 0, 2, 3, 16, 16, 2, 300, 4, 5, 9, xxh3_64_intdigest(stored))
+    assert stored == struct.pack("<I3q3I", 3, 5, 9, 9, 1, 2, 1) + b"abcd"
+    fields = struct.pack("<4sBBHIIIIIIqqQ", b"SWLB", 1, 0, 2, 3, 44, 44, 2, 300, 4, 5, 9, xxh3_64_intdigest(stored))
     checksum = xxh3_64_intdigest(fields, int.from_bytes(SEED, "little"))
     assert header.pack(SEED) == fields + checksum.to_bytes(8, "little")
     assert len(header.pack(SEED)) == BLOCK_HEADER_BYTES == 64
@@ -113,14 +113,32 @@ def test_garbage(garbage: bytes) -> None:
             payload.decode(payload.decompress(codec, garbage, 40), 0)
 
 
-@pytest.mark.parametrize("content", [
-    [], [[0]], [[0], [b"a"], []], [[0], [b"a", b"b"]], [[], []], [[1], [b"a"]], [[0, -1], [b"a", b"b"]], [[0], ["a"]],
-    [[0], [b""]], [[0.0], [b"a"]], [[False], [b"a"]], [[0, 1 << 63], [b"a", b"b"]], [[0], [[b"a"]]], [0, 0], 7, None,
-    [[0, None], [b"a", b"b"]], [[0] * (RECORDS_MAX + 1), [b"a"] * (RECORDS_MAX + 1)],
+@pytest.mark.parametrize("wrong", [
+    b"", b"\1", b"\1\0\0", pack([], []), pack([7], [b""]), pack([7, 6], [b"a", b"b"]), pack([8], [b"a"]),
+    pack([7, TIMESTAMP_MAX + 1], [b"a", b"b"]), pack([7], [b"a"])[:-1], pack([7], [b"a"]) + b"b", pack([7, 7], [b"a"]),
+    pack([7] * (RECORDS_MAX + 1), [b"a"] * (RECORDS_MAX + 1)), b"\xff\xff\xff\xff" + pack([7], [b"a"])[4:],
+    struct.pack("<IqI", 1, 7, 2**32 - 1) + b"a",
 ])  # fmt: skip
-def test_payloads_that_the_format_does_not_allow(content: object) -> None:
+def test_payloads_that_the_format_does_not_allow(wrong: bytes) -> None:
     with pytest.raises(BadPayload):
-        payload.decode(msgpack.packb(content), 0)
+        payload.decode(wrong, 7)
+
+
+def test_a_payload_cut_at_every_offset() -> None:
+    whole = payload.encode([7, 7, 9], [b"a", b"bc", b"d"])
+    assert payload.decode(whole, 7) == ([7, 7, 9], [b"a", b"bc", b"d"])
+    for size in range(len(whole)):
+        with pytest.raises(BadPayload):
+            payload.decode(whole[:size], 7)
+
+
+def test_records_in_any_order_are_a_payload_and_no_block() -> None:
+    raw = payload.encode([9, TIMESTAMP_MIN, 7], [b"a", b"b", b"c"])
+    assert payload.decode_unordered(raw) == ([9, TIMESTAMP_MIN, 7], [b"a", b"b", b"c"])
+    with pytest.raises(BadPayload):
+        payload.decode(raw, 9)
+    with pytest.raises(BadPayload):
+        payload.decode_unordered(payload.encode([TIMESTAMP_MIN - 1], [b"a"]))
 
 
 def test_a_payload_that_is_not_what_its_header_says() -> None:

@@ -13,7 +13,7 @@ import msgpack
 import pytest
 import trio
 from core.raw_client import CHANNEL_SIZE, SHUTTING_DOWN, SIZE, RawClient, frame, hello, notice_status
-from logfiles_node.raw_logs import NEWEST_FIRST, NOON, PUT_MANY, LogsClient, Record, S, lines, make_config
+from logfiles_node.raw_logs import NEWEST_FIRST, NOON, PUT_MANY, LogsClient, Record, S, lines, make_config, pack
 
 from nodes.logfiles.config import LogfilesConfig
 from swarm.core.limits import MIB
@@ -94,7 +94,7 @@ class Writer(threading.Thread):
             for each in range(rng.randrange(1, 300))
         ]
         timestamps, values = zip(*self.unanswered, strict=True)
-        sock.sendall(frame([1, PUT_MANY, f"channel-{self._number % 2}", timestamps, values]))
+        sock.sendall(frame([1, PUT_MANY, f"channel-{self._number % 2}", pack(timestamps, values)]))
         assert self._read(read) == [[1, 0, None]]
         self.acknowledged.append(self.unanswered)
         self.unanswered = []

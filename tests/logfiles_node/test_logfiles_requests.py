@@ -1,6 +1,7 @@
 """What a logfiles node answers, over a socket: what it stores, what it refuses, what it tells of itself."""
 
 import re
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from logfiles_node.raw_logs import (
     TIME_SPAN,
     client_of,
     lines,
+    pack,
 )
 
 from swarm.core.node import LimitsSection
@@ -86,7 +88,7 @@ async def test_a_bad_channel_is_refused_and_nothing_is_made(tmp_path: Path, chan
         before = sorted(tmp_path.rglob("*"))
         for code, arguments in (
             (PUT, (NOON, b"value")),
-            (PUT_MANY, ([NOON], [b"value"])),
+            (PUT_MANY, (pack([NOON], [b"value"]),)),
             (GET_RANGE, ALL),
             (TIME_SPAN, ()),
             (CHANNEL_SIZE, ()),
@@ -104,9 +106,11 @@ async def test_a_bad_timestamp_is_refused_and_told(tmp_path: Path, timestamp: An
         status, text, _ = await logs.error(PUT, "a", timestamp, b"value")
         assert status == BAD_ARGUMENT
         assert "timestamp" in text
-        status, text, _ = await logs.error(PUT_MANY, "a", [NOON, timestamp, NOON], [b"1", b"2", b"3"])
-        assert status == BAD_ARGUMENT
-        assert "record 1 " in text
+        if type(timestamp) is int and -(2**63) <= timestamp < 2**63:  # others have no place in a payload
+            records = pack([NOON, timestamp, NOON], [b"1", b"2", b"3"])
+            status, text, _ = await logs.error(PUT_MANY, "a", records)
+            assert status == BAD_ARGUMENT
+            assert "record 1 " in text
         assert await logs.raw.result(CHANNELS) == []
 
 
@@ -119,41 +123,55 @@ async def test_a_bad_value_is_refused_with_all_of_its_batch(tmp_path: Path, valu
     async with client_of(tmp_path, limits=LimitsSection(value_bytes=1000)) as logs:
         await logs.put("a", NOON, b"x" * 1000)
         assert (await logs.error(PUT, "a", NOON, value))[0] == status
-        found, text, details = await logs.error(PUT_MANY, "a", [NOON, NOON], [b"good", value])
-        assert found == status
-        assert "record 1 " in text
-        assert details.get("limit") == (1000 if status == VALUE_TOO_BIG else None)
+        if type(value) is bytes:
+            found, text, details = await logs.error(PUT_MANY, "a", pack([NOON, NOON], [b"good", value]))
+            assert found == status
+            assert "record 1 " in text
+            assert details.get("limit") == (1000 if status == VALUE_TOO_BIG else None)
         assert (await logs.range("a")).values == [b"x" * 1000]
 
 
 @pytest.mark.parametrize(
-    ("timestamps", "values"),
+    "records",
     [
-        ([], []),
-        ([NOON], []),
-        ([], [b"value"]),
-        ([NOON], [b"1", b"2"]),
-        (NOON, [b"1"]),
-        ([NOON], b"1"),
-        (None, None),
-        ({}, {}),
-        ([[NOON]], [b"1"]),
-        ([NOON], [[b"1"]]),
-        ([NOON, "x"], [b"1", b"2"]),
+        None,
+        "text",
+        7,
+        {},
+        [[NOON], [b"value"]],
+        b"",
+        b"\1\0\0",
+        pack([], []),
+        pack([NOON], []),
+        pack([], [b"value"]),
+        pack([NOON], [b"1", b"2"]),
+        pack([NOON], [b"value"])[:-1],
+        pack([NOON], [b"value"]) + b"x",
+        b"\xff\xff\xff\xff" + pack([NOON], [b"value"])[4:],
+        struct.pack("<IqI", 1, NOON, 2**32 - 1) + b"value",
     ],
     ids=repr,
 )
-async def test_arrays_that_are_no_records_are_refused(tmp_path: Path, timestamps: Any, values: Any) -> None:
+async def test_what_is_no_payload_is_refused(tmp_path: Path, records: Any) -> None:
     async with client_of(tmp_path) as logs:
-        status, _, _ = await logs.error(PUT_MANY, "a", timestamps, values)
+        status, _, _ = await logs.error(PUT_MANY, "a", records)
         assert status == BAD_ARGUMENT
+        assert await logs.raw.result(SIZE) == [0, 0, 0]
+
+
+async def test_a_payload_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    async with client_of(tmp_path) as logs:
+        records = pack([NOON, NOON + 1], [b"1", b"23"])
+        for size in range(len(records)):
+            status, _, _ = await logs.error(PUT_MANY, "a", records[:size])
+            assert status == BAD_ARGUMENT
         assert await logs.raw.result(SIZE) == [0, 0, 0]
 
 
 async def test_a_batch_has_4096_records_at_most(tmp_path: Path) -> None:
     async with client_of(tmp_path) as logs:
         await logs.put_many("a", [(NOON, b"x")] * 4096)
-        status, _, details = await logs.error(PUT_MANY, "a", [NOON] * 4097, [b"x"] * 4097)
+        status, _, details = await logs.error(PUT_MANY, "a", pack([NOON] * 4097, [b"x"] * 4097))
         assert (status, details["limit"]) == (BATCH_TOO_BIG, 4096)
         assert await logs.raw.result(CHANNEL_SIZE, "a") == [4096, 4096]
 
@@ -163,7 +181,7 @@ async def test_a_clock_that_is_wrong_is_refused_within_what_is_configured(tmp_pa
         now = time.time_ns()
         await logs.put_many("a", [(now + HOUR // 2, b"a little ahead"), (now - HOUR, b"late")])
         for wrong, word in ((now + 2 * HOUR, "future_max"), (now - 3 * HOUR, "past_max")):
-            for code, arguments in ((PUT, (wrong, b"x")), (PUT_MANY, ([now, wrong], [b"x", b"x"]))):
+            for code, arguments in ((PUT, (wrong, b"x")), (PUT_MANY, (pack([now, wrong], [b"x", b"x"]),))):
                 status, text, _ = await logs.error(code, "a", *arguments)
                 assert status == BAD_ARGUMENT
                 assert word in text

@@ -23,6 +23,7 @@ from logfiles_node.raw_logs import (
     TIME_SPAN,
     RunningLogs,
     lines,
+    pack,
     running,
 )
 
@@ -95,7 +96,7 @@ async def test_with_fsync_always_a_put_is_answered_when_it_is_synced_and_reads_m
         files.may_sync.clear()
         await logs.raw.send([5, PUT, "a", NOON, b"1"])
         await trio.to_thread.run_sync(files.syncing.wait, 10)
-        await logs.raw.send([6, PUT_MANY, "a", [NOON + 1, NOON + 2], [b"2", b"3"]])
+        await logs.raw.send([6, PUT_MANY, "a", pack([NOON + 1, NOON + 2], [b"2", b"3"])])
         assert await logs.raw.ask(7, PING) == [7, DONE, None]
         assert await logs.raw.result(CHANNEL_SIZE, "a") == [3, 3]
         files.may_sync.set()
@@ -138,11 +139,13 @@ async def test_a_full_disk_refuses_puts_and_reads_go_on(tmp_path: Path) -> None:
         refused = 0
         for start in range(0, 4000, 1000):  # the space that was allocated ahead is used up
             batch = records[start : start + 1000]
-            answer = await logs.raw.ask(9, PUT_MANY, "a", [each[0] for each in batch], [each[1] * 20 for each in batch])
+            answer = await logs.raw.ask(
+                9, PUT_MANY, "a", pack([each[0] for each in batch], [each[1] * 20 for each in batch])
+            )
             refused += answer[1] == DISK_FULL
         assert refused
         for channel in ("a", "new"):
-            assert (await logs.error(PUT_MANY, channel, [NOON + 7 * HOUR], [b"x"]))[0] == DISK_FULL
+            assert (await logs.error(PUT_MANY, channel, pack([NOON + 7 * HOUR], [b"x"])))[0] == DISK_FULL
         assert await logs.raw.result(CHANNELS) == ["a"]
         size = (await logs.raw.result(CHANNEL_SIZE, "a"))[0]
         assert size == 1 + (4 - refused) * 1000
@@ -189,16 +192,16 @@ async def test_writers_that_are_quicker_than_the_disk_are_told(tmp_path: Path, m
         logs = await node.connect()
         taken = 0
         while True:
-            _, status, _ = await logs.raw.ask(9, PUT_MANY, "a", [NOON] * 1000, [b"x" * 1000] * 1000)
+            _, status, _ = await logs.raw.ask(9, PUT_MANY, "a", pack([NOON] * 1000, [b"x" * 1000] * 1000))
             if status != DONE:
                 break
             taken += 1
         assert status == OUT_OF_MEMORY
-        assert taken == 7
-        assert len((await logs.range("a")).records) == 7000
+        assert taken == 8
+        assert len((await logs.range("a")).records) == 8000
         files.refuses = lambda operation, path: 0
         with trio.fail_after(10):
-            while (await logs.raw.ask(9, PUT_MANY, "a", [NOON] * 1000, [b"x" * 1000] * 1000))[1] != DONE:
+            while (await logs.raw.ask(9, PUT_MANY, "a", pack([NOON] * 1000, [b"x" * 1000] * 1000)))[1] != DONE:
                 await trio.sleep(0.01)
 
 

@@ -469,7 +469,7 @@ def test_killed_with_kill_9(tmp_path: Path) -> None:
 def test_every_operation_fails_once(tmp_path: Path, error: int, tears: bool) -> None:
     """The request is refused, or the node stops, or the work comes again; what was committed is there, and readable."""
     failed = set()
-    for number in range(1, 200):
+    for number in range(1, 300):
         data = tmp_path / str(number)
         files = FailingFiles(number, error, tears=tears)
         committed: Pairs = []

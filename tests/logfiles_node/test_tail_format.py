@@ -6,30 +6,29 @@ and says truly what is behind; a header is sound or BadHeader. Nothing else ever
 
 import struct
 
-import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from logfiles_node.raw_logs import pack
 from xxhash import xxh3_64_intdigest
 
 from nodes.logfiles.block_format import BadHeader
+from nodes.logfiles.entries import cut, one, together
 from nodes.logfiles.file_names import SECOND_NS, Span
 from nodes.logfiles.tail_format import (
     ENTRY_BYTES,
     ENTRY_HEADER_BYTES,
     HEADER_BYTES,
-    Encoder,
     Rest,
     TailHeader,
     entries,
-    entry_bytes,
+    entries_bytes,
+    entry_header,
     new_seed,
     next_entry,
-    pieces,
-    pieces_bytes,
     rest,
 )
-from swarm.logfiles.payload import TIMESTAMP_MAX, TIMESTAMP_MIN
+from swarm.logfiles.payload import COUNT_BYTES, TIMESTAMP_MAX, TIMESTAMP_MIN, decode_unordered, encode, layout, pieces
 
 SEED = bytes.fromhex("ab53574500112233")
 SPAN = Span(1_795_348_800 * SECOND_NS, 3600)
@@ -43,7 +42,8 @@ Passes = list[tuple[list[int], list[bytes]]]
 
 
 def encoded(seed: bytes, timestamps: list[int], values: list[bytes]) -> bytes:
-    return b"".join(Encoder().encode(seed, timestamps, values))
+    payload = encode(timestamps, values)
+    return entry_header(seed, [payload]) + payload
 
 
 def tail(passes: Passes = PASSES, header: TailHeader = HEADER) -> bytes:
@@ -71,9 +71,9 @@ def test_the_bytes_are_those_of_the_document() -> None:
     assert header[40:] == xxh3_64_intdigest(header[:40]).to_bytes(8, "little")
     assert len(header) == HEADER_BYTES == 48
     entry = encoded(SEED, [5], [b"a"])
-    assert entry[ENTRY_HEADER_BYTES:] == b"\x92\x91\x05\x91\xc4\x01a"
+    assert entry[ENTRY_HEADER_BYTES:] == struct.pack("<IqI", 1, 5, 1) + b"a"
     checksum = xxh3_64_intdigest(entry[ENTRY_HEADER_BYTES:], int.from_bytes(SEED, "little"))
-    assert entry[:ENTRY_HEADER_BYTES] == SEED[:4] + struct.pack("<IQ", 7, checksum)
+    assert entry[:ENTRY_HEADER_BYTES] == SEED[:4] + struct.pack("<IQ", 17, checksum)
 
 
 def test_whole() -> None:
@@ -133,13 +133,11 @@ def test_garbage_between_entries(garbage: bytes) -> None:
     assert (found.start, found.timestamps, found.values) == (ENDS[1] + len(garbage), *PASSES[1])
 
 
-@pytest.mark.parametrize("content", [
-    [], [[1]], [[1], [b"a"], []], [[1], [b"a", b"b"]], [[], []], [[1], ["a"]], [[1], [b""]], [[1.0], [b"a"]],
-    [[True], [b"a"]], [[1 << 63], [b"a"]], [[TIMESTAMP_MIN - 1], [b"a"]], [[1], [None]], 7, {}, [1, 1],
-    [[0] * 65_536, [b"a"] * 65_536],
+@pytest.mark.parametrize("payload", [
+    b"\0", pack([], []), pack([1], [b""]), pack([1, 2], [b"a"]), pack([1], [b"a"])[:-1], pack([1], [b"a"]) + b"b",
+    pack([TIMESTAMP_MIN - 1], [b"a"]), pack([TIMESTAMP_MAX + 1], [b"a"]), pack([0] * 65_536, [b"a"] * 65_536),
 ])  # fmt: skip
-def test_entries_that_the_format_does_not_allow(content: object) -> None:
-    payload = msgpack.packb(content)
+def test_entries_that_the_format_does_not_allow(payload: bytes) -> None:
     checksum = xxh3_64_intdigest(payload, int.from_bytes(SEED, "little"))
     data = HEADER.pack() + SEED[:4] + struct.pack("<IQ", len(payload), checksum) + payload
     assert read(data) == ([], Rest.DAMAGED)
@@ -155,20 +153,23 @@ def test_marks_never_begin_with_a_zero() -> None:
     assert len({new_seed() for _ in range(100)}) == 100
 
 
-@given(st.lists(st.tuples(st.integers(TIMESTAMP_MIN, TIMESTAMP_MAX), st.binary(min_size=1, max_size=300)), min_size=1))
-def test_no_entry_takes_more_than_entry_bytes(pairs: list[tuple[int, bytes]]) -> None:
-    timestamps, values = [list(part) for part in zip(*pairs, strict=True)]
-    assert len(encoded(SEED, timestamps, values)) <= entry_bytes(len(values), sum(map(len, values)))
-
-
-@given(st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 1, 1, 3000, ENTRY_BYTES // 2, ENTRY_BYTES, 1 << 20]), min_size=1))
-def test_a_pass_that_brings_much_makes_several_entries(sizes: list[int]) -> None:
+@given(
+    st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 1, 1, 3000, ENTRY_BYTES // 2, ENTRY_BYTES, 1 << 20]), min_size=1),
+    st.integers(1, 20),
+)
+def test_a_pass_that_brings_much_makes_several_entries(sizes: list[int], batch: int) -> None:
     timestamps, values = list(range(len(sizes))), [bytes(size) for size in sizes]
-    found = list(pieces(timestamps, values, sum(sizes)))
-    assert [number for piece in found for number in piece[0]] == timestamps
-    assert [value for piece in found for value in piece[1]] == values
-    for _, part, value_bytes in found:
-        assert value_bytes == sum(map(len, part))
-        assert len(part) == 1 or value_bytes <= ENTRY_BYTES
-    written = sum(len(encoded(SEED, piece[0], piece[1])) for piece in found)
-    assert written <= pieces_bytes(len(values), sum(sizes))
+    added = []
+    for begin in range(0, len(sizes), batch):
+        encoded = encode(timestamps[begin : begin + batch], values[begin : begin + batch])
+        added += cut(encoded, layout(encoded))
+    found = list(together(added))
+    payloads = [b"".join(pieces(columns)) for columns in found]
+    assert [number for payload in payloads for number in decode_unordered(payload)[0]] == timestamps
+    assert [value for payload in payloads for value in decode_unordered(payload)[1]] == values
+    for columns, payload in zip(found, payloads, strict=True):
+        assert one(columns).records == 1 or len(payload) <= ENTRY_BYTES + COUNT_BYTES
+        assert b"".join(pieces([one(columns)])) == payload
+    written = sum(len(payload) + ENTRY_HEADER_BYTES for payload in payloads)
+    assert written <= sum(entries_bytes(columns.bytes) for columns in added)
+    assert written <= entries_bytes(sum(columns.bytes for columns in added)) or len(added) > 1

@@ -651,6 +651,12 @@ async def sizes(queue: Any, swarm: Swarm) -> None:
 
 
 @row()
+async def health_and_events_of_the_nodes(queue: Any, swarm: Swarm) -> None:
+    assert sorted(await queue.node_health()) == sorted(swarm.addresses)
+    assert sorted(await queue.node_events()) == sorted(swarm.addresses)
+
+
+@row()
 async def ready_ping_and_statistics(queue: Any, swarm: Swarm) -> None:
     await queue.ready()
     await queue.ping()

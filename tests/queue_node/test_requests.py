@@ -17,6 +17,7 @@ from queue_node.raw_queue import (
     DONE,
     DROP_SUBSCRIBER,
     EMPTY_VALUE,
+    HEALTH,
     KIB,
     MIB,
     POP,
@@ -409,6 +410,37 @@ def test_garbage_harms_nobody_else(node: Node) -> None:
     bad.give(frame([0, PUSH, "c", b"y"]))
     assert bad.closing
     assert client.pop("c") == [b"x"]
+
+
+def test_health_tells_of_queues_that_are_nearly_full(tmp_path: Path) -> None:
+    def found(client: QueueConnection) -> list[tuple[str, str]]:
+        return [(rule, text) for rule, text in client.result(HEALTH)]
+
+    sections = {"ring": ChannelSection(full="drop-oldest")}
+    with open_node(tmp_path, channel=sections) as node:
+        client = QueueConnection(node)
+        client.push("c", b"x")
+        for _ in range(100):
+            client.push("ring", bytes(KIB))
+        assert client.queues("ring")[0]["fullness"] > 90
+        assert found(client) == []
+        count = fill(client, "c")
+        ((rule, text),) = found(client)
+        assert rule == "queue_nearly_full"
+        assert text.startswith("the queue of c is 100 % full: ")
+        assert "more are nearly full" not in text
+    with open_node(tmp_path, channel=sections) as node:  # found also when nothing was pushed yet
+        client = QueueConnection(node)
+        ((_, text),) = found(client)
+        assert text.startswith("the queue of c is 100 % full: ")
+        fill(client, "d")
+        ((_, text),) = found(client)
+        assert "(1 more are nearly full)" in text
+        client.result(REMOVE_CHANNEL, "d")
+        client.pop("c", count // 10)
+        assert len(found(client)) == 1, "it is less than 90 % full, and more than 75"
+        client.pop("c", count // 2)
+        assert found(client) == []
 
 
 def test_it_is_told_once_that_a_queue_becomes_full(

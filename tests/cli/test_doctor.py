@@ -1,0 +1,289 @@
+"""`swarm doctor` with real nodes and broken ones, and with the files of an installation."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodes.dht.config import DhtConfig, NodeSection
+from swarm import __version__
+from swarm.blocking import DhtClient
+from swarm.core.limits import MIB
+from swarm.dht.hash_range import HASH_MAX, HashRange
+from swarm.monitor import NodeView, Reason
+from swarm.monitor.checks import Check, check_nodes
+from swarm.monitor.local_checks import check_machine, check_units
+from swarm.testing import DhtProcess, LogfilesProcess, QueueProcess
+from tests.certificates import Authority
+from tests.cli.commands import swarm
+from tests.monitor.hostile import for_stats, hostile_node
+
+NOWHERE = "127.0.0.1:1"
+NOBODY = "no-such-user"  # so that the nodes are taken to be run by who runs the tests
+
+
+def findings(*options: str) -> list[tuple[str, str, str]]:
+    """Name, subject and text of what it finds; its exit status says whether that is anything."""
+    done = swarm("doctor", "--json", "--timeout", "2s", *options)
+    told = json.loads(done.stdout)
+    assert done.returncode == (0 if told["healthy"] else 1)
+    found = [each for each in told["checks"] if each["ok"] is False]
+    assert bool(found) != told["healthy"]
+    assert all(each["advice"] for each in found)
+    return [(each["name"], each["subject"], each["found"]) for each in found]
+
+
+def test_a_swarm_that_is_well(tmp_path: Path) -> None:
+    with (
+        DhtProcess(tmp_path / "d") as dht,
+        QueueProcess(tmp_path / "q") as queue,
+        LogfilesProcess(tmp_path / "l") as logs,
+    ):
+        options = ("--dht", dht.address, "--queue", queue.address, "--logfiles", logs.address)
+        assert findings(*options) == []
+        done = swarm("doctor", *options)
+    assert (done.returncode, done.stderr) == (0, b"")
+    *lines, last = done.stdout.decode().splitlines()
+    assert last == "0 findings"
+    assert all(line.startswith("✓") for line in lines)
+    assert {line.split()[1] for line in lines} == {"reachable", "version", "hash", "dump", "health"}
+
+
+def test_each_way_not_to_be_reachable(tmp_path: Path) -> None:
+    with (
+        QueueProcess(tmp_path / "queue") as queue,
+        DhtProcess(tmp_path / "dht") as hangs,
+        hostile_node("dht", lambda code: "garbage") as garbage,
+        hangs.paused(),
+    ):
+        found = findings("--dht", ",".join([NOWHERE, queue.address, hangs.address, garbage, "no-such-host.invalid:1"]))
+    assert [(name, subject) for name, subject, _ in found] == [
+        ("reachable", f"dht {address}")
+        for address in (NOWHERE, queue.address, hangs.address, garbage, "no-such-host.invalid:1")
+    ]
+    texts = [text.partition(":")[0] for _, _, text in found]
+    assert texts == ["refused", "kind", "timeout", "protocol", "unreachable"]
+
+
+def test_a_login_that_is_missing_or_wrong_is_told(tmp_path: Path) -> None:
+    known = tmp_path / "known"
+    options = {"reader": ("--read", "*"), "writer": ("--write", "*"), "admin": ("--read", "*", "--admin", "*")}
+    for name, permissions in options.items():
+        mine = ("--client-file", str(tmp_path / name))
+        assert swarm("credentials", "add", name, "--file", str(known), *permissions, *mine).returncode == 0
+    (tmp_path / "stranger").write_text(f"reader:{'00' * 32}\n")
+    (tmp_path / "stranger").chmod(0o600)
+    config = DhtConfig(node=NodeSection(credentials=str(known)))
+    with DhtProcess(tmp_path / "node", config) as node:
+        told = {
+            name: findings("--dht", node.address, *(("--credentials", str(tmp_path / name)) if name else ()))
+            for name in ("", "stranger", "writer", "reader", "admin")
+        }
+    for name in ("", "stranger"):
+        [(check, subject, text)] = told[name]
+        assert (check, subject) == ("reachable", f"dht {node.address}")
+        assert text.startswith("credentials: ")
+    assert told["reader"] == told["writer"] == told["admin"] == []  # figures are for every client that has logged in
+
+
+def test_tls_that_is_missing_or_wrong_is_told(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path / "ca"), Authority(tmp_path / "stranger")
+    with (
+        DhtProcess(tmp_path / "tls", DhtConfig(tls=authority.node())) as with_tls,
+        DhtProcess(tmp_path / "plain") as plain,
+    ):
+        assert findings("--dht", with_tls.address, "--tls-ca", str(authority.ca)) == []
+        for options in (
+            ("--dht", with_tls.address),
+            ("--dht", with_tls.address, "--tls-ca", str(stranger.ca)),
+            ("--dht", plain.address, "--tls-ca", str(authority.ca)),
+        ):
+            [(check, _, text)] = findings(*options)
+            assert (check, text.partition(":")[0]) == ("reachable", "tls")
+
+
+def test_another_version_is_a_finding() -> None:
+    with hostile_node("queue", for_stats({}), software="queuenode 0.0.9") as address:
+        assert findings("--queue", address) == [
+            ("version", f"queue {address}", f"it runs queuenode 0.0.9, this is swarm {__version__}")
+        ]
+
+
+def test_what_a_node_finds_wrong_with_itself_is_a_finding(tmp_path: Path) -> None:
+    config = DhtConfig(node=NodeSection(memory_limit=2 * MIB))
+    with DhtProcess(tmp_path, config) as node, DhtClient(node.address) as dht:
+        for number in range(11):
+            dht.put("channel", f"key {number}", b"x" * 180_000)
+        [(name, subject, text)] = findings("--dht", node.address)
+    assert (name, subject) == ("health", f"dht {node.address}")
+    assert text.startswith("memory_nearly_full: ")
+
+
+@pytest.mark.parametrize(
+    ("ranges", "texts"),
+    [
+        ([HashRange(0, 99), HashRange(100, HASH_MAX)], []),
+        ([HashRange(0, 99), HashRange(101, HASH_MAX)], [f"gap: {HashRange(100, 100)}"]),
+        ([HashRange(0, 100), HashRange(100, HASH_MAX)], [f"overlap: {HashRange(100, 100)}"]),
+        ([HashRange(5, 100)], [f"gap: {HashRange(0, 4)}", f"gap: {HashRange(101, HASH_MAX)}"]),
+        ([HashRange(), HashRange()], [f"overlap: {HashRange()}"]),
+    ],
+)
+def test_gaps_and_overlaps(ranges: list[HashRange], texts: list[str]) -> None:
+    assert failed(check_nodes([up(hash_range=each) for each in ranges])) == [f"hash ranges: {text}" for text in texts]
+
+
+def test_a_gap_between_real_nodes(tmp_path: Path) -> None:
+    ranges = (HashRange(0, 99), HashRange(101, HASH_MAX))
+    first, second = (DhtConfig(node=NodeSection(hash_range=each)) for each in ranges)
+    with DhtProcess(tmp_path / "1", first) as one, DhtProcess(tmp_path / "2", second) as other:
+        found = findings("--dht", f"{one.address},{other.address}")
+    assert found == [("hash ranges", "", f"gap: {HashRange(100, 100)}")]
+
+
+def up(kind: str = "dht", **figures: object) -> NodeView:
+    values = {"version": f"x {__version__}", "hash_range": HashRange() if kind == "dht" else None, "reason": None}
+    return NodeView(kind, NOWHERE, "up", **values | figures)  # type: ignore[arg-type]
+
+
+def failed(checks: list[Check]) -> list[str]:
+    return [f"{check.name}: {check.found}" for check in checks if check.ok is False]
+
+
+def test_a_dump_that_is_too_old_is_a_finding_of_the_dump() -> None:
+    old = up(dump_age_s=90_000.0, findings=(("dump_too_old", "the last dump is 25.0 h old"),))
+    assert failed(check_nodes([old])) == ["dump: the last dump is 25.0 h old"]
+    assert failed(check_nodes([up(dump_age_s=3600.0)])) == []
+
+
+def test_ranges_are_not_known_before_every_dht_node_has_answered() -> None:
+    dead = NodeView("dht", NOWHERE).down(Reason.REFUSED, "Connection refused")
+    [check] = [check for check in check_nodes([up(), dead]) if check.name == "hash ranges"]
+    assert check.ok is None
+
+
+def test_every_reason_has_an_advice() -> None:
+    for reason in Reason:
+        [check] = check_nodes([NodeView("queue", NOWHERE).down(reason, "why")])
+        assert check.advice
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Path]:
+    """As `swarm install-units --prefix` lays it out, with a login and TLS."""
+    node = tmp_path / "srv" / "dht" / "a"
+    (node / "etc").mkdir(parents=True)
+    (node / "data").mkdir(mode=0o750)
+    (node / "etc" / "dht.ini").write_text(
+        "[node]\ncredentials = etc/credentials\n[tls]\ncertificate = etc/node.pem\nkey = /srv/dht/a/etc/node.key\n"
+    )
+    for name in ("credentials", "node.key"):
+        (node / "etc" / name).touch(mode=0o640)
+    (node / "data").chmod(0o750)
+    yield tmp_path
+    (node / "data").chmod(0o750)
+
+
+def local_failures(prefix: Path) -> list[tuple[str, str]]:
+    return [
+        (check.name, check.found)
+        for check in check_machine(prefix, NOBODY)
+        if check.ok is False and check.name != "disk"
+    ]
+
+
+def test_an_installation_that_is_well(installation: Path) -> None:
+    assert local_failures(installation) == []
+    assert [check.name for check in check_machine(installation, NOBODY)] == ["secrets", "secrets", "data", "disk"]
+
+
+@pytest.mark.parametrize("name", ["credentials", "node.key"])
+@pytest.mark.parametrize("mode", [0o644, 0o642, 0o641])
+def test_secrets_that_others_can_read_are_a_finding(installation: Path, name: str, mode: int) -> None:
+    (installation / "srv/dht/a/etc" / name).chmod(mode)
+    [(check, found)] = local_failures(installation)
+    assert check == "secrets"
+    assert f"{mode:04o}" in found
+
+
+def test_secrets_that_are_missing_are_a_finding(installation: Path) -> None:
+    (installation / "srv/dht/a/etc/node.key").unlink()
+    [(check, found)] = local_failures(installation)
+    assert check == "secrets"
+    assert found.startswith("No such file or directory (key in ")
+
+
+@pytest.mark.parametrize("text", [b"credentials = x\n", b"\xff\xfe", b"[node\n"])
+def test_a_configuration_that_cannot_be_read_is_a_finding(installation: Path, text: bytes) -> None:
+    (installation / "srv/dht/a/etc/dht.ini").write_bytes(text)
+    [(check, found)] = local_failures(installation)
+    assert (check, found.partition(":")[0]) == ("secrets", "it cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [(0o550, "may not write it"), (0o757, "everybody on this machine may write it")]
+)
+def test_a_data_directory_with_a_wrong_mode_is_a_finding(installation: Path, mode: int, said: str) -> None:
+    (installation / "srv/dht/a/data").chmod(mode)
+    [(check, found)] = local_failures(installation)
+    assert check == "data"
+    assert said in found
+
+
+def test_a_data_directory_that_is_missing_or_none_is_a_finding(installation: Path) -> None:
+    data = installation / "srv/dht/a/data"
+    data.rmdir()
+    assert local_failures(installation) == [("data", "No such file or directory")]
+    data.touch()
+    assert local_failures(installation)[0][0] == "data"
+    data.unlink()
+    data.mkdir()
+
+
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="needs systemctl (Debian package systemd)")
+def test_units_that_are_not_enabled_are_a_finding() -> None:
+    found = list(check_units(Path("/srv/dht/no-such-instance")))
+    assert [(check.name, check.subject, check.ok) for check in found] == [
+        ("unit", f"{unit}@no-such-instance.service", False) for unit in ("dht", "dhtdump")
+    ]
+    assert found[1].advice == "systemctl enable --now dhtdump@no-such-instance.service"
+
+
+def test_where_there_is_no_systemctl_units_are_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    [check] = check_units(Path("/srv/queue/a"))
+    assert (check.ok, check.advice) == (False, "systemctl enable --now queue@a.service queue@a.socket")
+    assert "not known" in check.found
+
+
+def test_where_nothing_is_installed_that_is_a_finding(tmp_path: Path) -> None:
+    assert [name for name, _ in local_failures(tmp_path)] == ["instances"]
+
+
+def test_the_machine_is_looked_at_too(installation: Path, tmp_path: Path) -> None:
+    (installation / "srv/dht/a/etc/credentials").chmod(0o644)
+    with QueueProcess(tmp_path / "queue") as queue:
+        found = findings("--queue", queue.address, "--local", str(installation))
+    assert [(name, subject) for name, subject, _ in found if name == "secrets"] == [
+        ("secrets", str(installation / "srv/dht/a/etc/credentials"))
+    ]
+
+
+def test_nothing_that_a_node_sends_reaches_the_terminal_raw() -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\r\n"
+    answers = {4: {}, 10: [[evil, evil]], 11: []}
+    with hostile_node("dht", lambda code: answers[code], software=evil) as address:
+        for options in ((), ("--json",)):
+            done = swarm("doctor", "--dht", address, *options)
+            assert done.returncode == 1
+            assert done.stdout.decode().replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    "options", [("--dht", "nowhere"), ("--dht", NOWHERE, "--timeout", "0s"), ("--dht", NOWHERE, "--no-such")]
+)
+def test_wrong_calls_have_status_2(options: tuple[str, ...]) -> None:
+    done = swarm("doctor", *options)
+    assert (done.returncode, done.stdout) == (2, b"")
