@@ -63,7 +63,7 @@ class QueueClient(AsyncClient):
         timeout: seconds for each request, connecting included.
         compression: lz4 both ways; worth it over a network, not on one machine.
         credentials: for nodes that ask for them: name and key, or the path of a file with the line `name:hex key`.
-        tls: for nodes that encrypt: what checks their certificate.
+        tls: for nodes that speak TLS; swarm.core.tls.client_context makes one. Not used for Unix sockets.
         connect: how an address is connected to; for tests.
         """
         addresses = node_addresses(nodes, nodes_file)
