@@ -38,6 +38,7 @@ from swarm.core.protocol import Request
 from swarm.core.restrictions import restricted
 from swarm.dht import protocol as dht_protocol
 from swarm.logfiles import protocol as logfiles_protocol
+from swarm.logfiles.payload import encode
 from swarm.queue import protocol as queue_protocol
 
 RECORD = (pack("<I", 1), b"x")
@@ -50,6 +51,8 @@ EVERY_NODE: dict[str, list[Any]] = {
     "channel size": ["here"],
     "size": [],
     "remove channel": ["here"],
+    "health": [],
+    "events": [],
 }
 OF_KIND: dict[str, dict[str, list[Any]]] = {
     "dht": {
@@ -80,7 +83,7 @@ OF_KIND: dict[str, dict[str, list[Any]]] = {
     },
     "logfiles": {
         "put": ["here", 1, b"x"],
-        "put many": ["here", [1], [b"x"]],
+        "put many": ["here", encode([1], [b"x"])],
         "get range": ["here", 0, 9, b"", 0, 0, None, 4],
         "time span": ["here"],
     },

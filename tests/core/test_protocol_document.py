@@ -237,7 +237,7 @@ def test_bounds_of_logfiles() -> None:
     title = "Requests of the logfiles node"
     assert number_after("since 1970-01-01 UTC, from −", title) == -payload.TIMESTAMP_MIN
     assert number_after("(1677-09-22) to", title) == payload.TIMESTAMP_MAX
-    assert number_after("arrays of the same length, 1 to", title) == limits.BATCH_RECORDS_MAX
+    assert number_after("such a payload, uncompressed, of 1 to", title) == limits.BATCH_RECORDS_MAX
     assert number_after("A pattern has 1 to", title) == limits.FILTER_BYTES_MAX
     assert number_after("`raw size` is its length decompressed, at most", title) == payload.RAW_BYTES_MAX
     assert number_after("`cursor` (bin of", title) == limits.CURSOR_BYTES

@@ -16,6 +16,7 @@ from nodes.logfiles.config import LogfilesConfig
 from nodes.queue.config import QueueConfig, QueueSection
 from swarm.blocking import DhtClient, LogfilesClient, QueueClient
 from swarm.core.config import Address
+from swarm.core.credentials import Credentials
 from swarm.core.http import HttpSection
 from swarm.testing import DhtProcess, LogfilesProcess, QueueProcess
 from tests.waiting import PATIENCE_S
@@ -111,9 +112,9 @@ def http_address(process: AnyProcess) -> tuple[str, int]:
 
 
 @contextmanager
-def client_of(kind: str, process: AnyProcess) -> Iterator[Any]:
+def client_of(kind: str, process: AnyProcess, credentials: Credentials | None = None) -> Iterator[Any]:
     client = {"dht": DhtClient, "queue": QueueClient, "logfiles": LogfilesClient}[kind]
-    with client([process.address]) as each:
+    with client([process.address], credentials=credentials) as each:
         yield each
 
 

@@ -18,8 +18,10 @@ from core.raw_client import PUT, DirectConnection, at_work, make_dht
 from http_asking import KINDS, client_of, get, http_address, make_process, samples_of, value, write
 from prometheus_client.parser import text_string_to_metric_families
 
+from nodes.dht.config import NodeSection
 from nodes.queue.config import ChannelSection, QueueSection
-from swarm.core.limits import HTTP_CHANNELS_MAX
+from swarm.core.credentials import Credentials, KnownClient, Permissions
+from swarm.core.limits import CLIENT_KEY_BYTES, HTTP_CHANNELS_MAX
 from swarm.core.metrics import OTHERS, exposition
 from swarm.core.node import CHANNELS_PER_STEP
 from swarm.dht.dump_format import Manifest
@@ -33,15 +35,26 @@ DOCUMENT = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 NAME = re.compile(r"\bswarm_[a-z_]+")
 
 
+def log_in(directory: Path) -> tuple[Credentials, dict[str, Any]]:
+    """A client, and the section [node] of a node that knows it."""
+    client = KnownClient(Credentials("client", b"k" * CLIENT_KEY_BYTES), Permissions.parse("read=* write=*"))
+    file = directory / "credentials"
+    file.touch(0o600)
+    file.write_text(client.to_line())
+    return client.credentials, {"node": NodeSection(credentials=str(file))}
+
+
 @pytest.fixture(scope="module")
 def exposed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, bytes]]:
-    """What a node of each kind exposes that has been used: a dht node with a dump, a queue with a subscriber."""
+    """What a node of each kind exposes that has been used: a dht node with a dump and logins, a queue with a
+    subscriber."""
     with ExitStack() as stack:
         texts = {}
         for kind in KINDS:
             directory = tmp_path_factory.mktemp(kind)
-            process = stack.enter_context(make_process(kind, directory))
-            client = stack.enter_context(client_of(kind, process))
+            credentials, sections = log_in(directory) if kind == "dht" else (None, {})
+            process = stack.enter_context(make_process(kind, directory, **sections))
+            client = stack.enter_context(client_of(kind, process, credentials))
             write(kind, client, "a")
             if kind == "dht":
                 (directory / "data" / "dump").mkdir(exist_ok=True)
