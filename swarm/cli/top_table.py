@@ -146,6 +146,8 @@ def _memory_percent(view: NodeView) -> float:
 
 
 def _memory(view: NodeView) -> Text:
+    if not view.memory_used:  # its records are on disk
+        return Text(format_bytes(view.rss_bytes))
     text = f"{format_bytes(view.memory_used)}/{format_bytes(view.memory_limit)}"
     return Text(text, "red" if _memory_percent(view) >= FULL_PERCENT else "")
 

@@ -8,10 +8,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from swarm.core.config import Address
+from swarm.core.node import listen
 from tests.waiting import PATIENCE_S, wait_until
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -119,6 +122,28 @@ def test_a_node_by_itself(place: Path) -> None:
         node.stderr.read()
     assert (place / "dht-data" / "root.log").exists()
     assert (place / "dht-data" / "stats.log").exists()
+
+
+def test_a_node_that_asks_for_logins(place: Path) -> None:
+    (block,) = (each for each in blocks("console") if "swarm credentials add" in each)
+    with closing(listen(Address("127.0.0.1", 0))) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    shown = [
+        each.partition("\n") for each in block.replace("127.0.0.1:10301", address).removeprefix("$ ").split("\n$ ")
+    ]
+    for command, _, output in shown[:2]:
+        said = run(place, "sh", "-c", command).replace(f"{place}/", "")
+        assert said.rstrip("\n") == output.rstrip("\n"), command
+    assert shown[2][0] == "queuenode --config queue.ini &"
+    command = [sys.executable, "-m", "nodes.queue", "--config", "queue.ini"]
+    with subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True) as node:
+        assert node.stderr is not None
+        assert any("queuenode serves on" in line for line in node.stderr)
+        for asked, _, output in shown[3:]:
+            assert run(place, "sh", "-c", asked).rstrip("\n") == output.rstrip("\n"), asked
+        node.terminate()
+        node.stderr.read()
+    assert node.returncode == 0
 
 
 def test_logfiles_by_themselves_are_checked(place: Path) -> None:
