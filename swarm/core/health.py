@@ -6,7 +6,9 @@ root.log; what those who ask see is what holds at that moment. A kind of node ad
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +26,7 @@ DISK_FREE_SHARE = 0.05  # of a file system: below it many become slow, too
 DISK_FREE_BYTES_MIN = 1 * GIB  # less is gone in no time, however small the file system
 DISK_FREE_BYTES_ENOUGH = 20 * GIB  # 5 % of a large file system is more than anybody would act on
 DISK_ENDS = 1.1  # times as much has to be free for the finding to end
+CERTIFICATE_ENDS_SOON = timedelta(days=14)  # somebody is back from a holiday by then
 
 HealthRule = Callable[[bool], str | None]
 """What is wrong and what to do, in one sentence; None: nothing. Is told whether this was found the last time: a finding
@@ -102,5 +105,22 @@ def disk_nearly_full(
                     "before writes are refused"
                 )
         return None
+
+    return rule
+
+
+def certificate_expires(path: str, ends: Callable[[], datetime], now_s: Callable[[], float] = time.time) -> HealthRule:
+    """path: of the file. ends: until when the certificate is valid with which connections begin."""
+
+    def rule(holds: bool) -> str | None:
+        end = ends()
+        left = end - datetime.fromtimestamp(now_s(), UTC)
+        if left >= CERTIFICATE_ENDS_SOON:
+            return None
+        when = f"{'expires' if left > timedelta() else 'has expired'} on {end:%Y-%m-%d at %H:%M} UTC"
+        return (
+            f"the TLS certificate {path} {when}, and then no client accepts the node: renew it and send SIGHUP "
+            "(systemctl reload)"
+        )
 
     return rule

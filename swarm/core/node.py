@@ -28,7 +28,7 @@ import trio
 
 from swarm.core import limits, protocol
 from swarm.core.config import Address, parse_duration, parse_size
-from swarm.core.health import Health, loop_lags, memory_nearly_full
+from swarm.core.health import Health, certificate_expires, loop_lags, memory_nearly_full
 from swarm.core.logs import Logs, figures
 from swarm.core.protocol import Limits
 from swarm.core.request_handler import Service
@@ -156,6 +156,10 @@ class Node:
         task_status: trio.TaskStatus[SelectListener] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serves on sockets that listen (see `listen`) until stop() is called."""
+        if tls := self.tls:
+            tls.warn()
+            ends = certificate_expires(tls.certificate, lambda: tls.validity.ends)
+            self.service.health_rules["certificate_expires"] = ends
         self.listener = listener = SelectListener(self.service, listeners, self._connections_max, self.tls)
         async with trio.open_nursery() as background:
             background.start_soon(self._write_stats)

@@ -8,9 +8,11 @@ import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
+from swarm.core.certificate import Validity, validity_of
 from swarm.core.config import ConfigError
 from swarm.core.errors import BadArgument, TlsFailed
 
@@ -18,10 +20,12 @@ log = logging.getLogger(__name__)
 
 OTHERS = 0o007  # the bits of a file's mode for everybody who is neither its owner nor in its group
 
+EXPIRED = "the node needs a new one"
+
 # What OpenSSL says of a certificate (X509_V_ERR_…), and what is to be done about it.
 _HINTS = {
     9: "it is not valid yet: compare the clocks of both machines",
-    10: "the node needs a new one",
+    10: EXPIRED,
     18: "it is signed by itself: name it, or the authority that has signed it, with ca (--tls-ca)",
     19: "name the authority that has signed it with ca (--tls-ca)",
     20: "name the authority that has signed it with ca (--tls-ca)",
@@ -65,18 +69,33 @@ class NodeTls:
     """The TLS of a node: what connections begin with, made anew when its files have changed."""
 
     def __init__(self, section: TlsSection) -> None:
-        """Raises ConfigError."""
+        """Raises ConfigError; not for a certificate that is out of its time, since the clock may be wrong, too."""
         self._section = section
         self.context = _context_of(section)
+        self.validity = _validity_of(section)
+
+    @property
+    def certificate(self) -> str:
+        """The file's name."""
+        return self._section.certificate
+
+    def warn(self) -> None:
+        """Tells in root.log if the certificate is out of its time, so that no client accepts it."""
+        if why := _out_of_time(self.validity):
+            log.warning("section [tls]: the certificate %s %s: no client accepts it", self.certificate, why)
 
     def reload(self) -> None:
-        """Reads the files again, for connections that begin from now on. Where they are wrong, all stays as it was."""
+        """Reads the files again, for connections that begin from now on. Where they are wrong, or the certificate is
+        out of its time, all stays as it was."""
         try:
-            self.context = _context_of(self._section)
+            context, validity = _context_of(self._section), _validity_of(self._section)
+            if why := _out_of_time(validity):
+                _refuse_configuration(f"the certificate {self.certificate} {why}")
         except ConfigError as error:
             log.error("%s; new connections go on with the certificate that was read before", error)
         else:
-            log.info("TLS: the certificate %s was read again", self._section.certificate)
+            self.context, self.validity = context, validity
+            log.info("TLS: the certificate %s was read again", self.certificate)
 
 
 def node_tls(section: TlsSection) -> NodeTls | None:
@@ -94,6 +113,22 @@ def _context_of(section: TlsSection) -> ssl.SSLContext:
         Path(section.key) if section.key else None,
         Path(section.client_ca) if section.client_ca else None,
     )
+
+
+def _validity_of(section: TlsSection) -> Validity:
+    try:
+        return validity_of(Path(section.certificate).read_bytes())
+    except (OSError, ValueError) as error:
+        _refuse_configuration(f"until when the certificate {section.certificate} is valid is not understood: {error}")
+
+
+def _out_of_time(validity: Validity) -> str | None:
+    now = datetime.now(UTC)
+    if now > validity.ends:
+        return f"has expired on {validity.ends:%Y-%m-%d at %H:%M} UTC"
+    if now < validity.begins:
+        return f"is not valid before {validity.begins:%Y-%m-%d at %H:%M} UTC, it is {now:%Y-%m-%d at %H:%M} here"
+    return None
 
 
 def node_context(certificate: Path, key: Path | None = None, client_ca: Path | None = None) -> ssl.SSLContext:

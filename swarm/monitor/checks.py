@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from swarm import __version__
+from swarm.core.tls import EXPIRED
 from swarm.dht.ring import problems_between
 from swarm.monitor.node_view import NodeView, Reason
 
@@ -44,6 +45,12 @@ _ADVICE = {
     Reason.OTHER: "see the node's root.log",
     Reason.NOT_ASKED: "see the node's root.log",
 }
+_ADVICE_EXPIRED = "renew its certificate, and send it SIGHUP (systemctl reload)"
+
+
+def _advice(view: NodeView) -> str:
+    assert view.reason is not None
+    return _ADVICE_EXPIRED if view.reason == Reason.TLS and EXPIRED in (view.error or "") else _ADVICE[view.reason]
 
 
 def _name(view: NodeView) -> str:
@@ -55,8 +62,7 @@ def _reachable(views: Sequence[NodeView]) -> Iterator[Check]:
         if view.state == "up":
             yield Check("reachable", _name(view), True, f"{view.version}, up for {view.uptime_s:,.0f} s")
         else:
-            assert view.reason is not None
-            yield Check("reachable", _name(view), False, f"{view.reason}: {view.error}", _ADVICE[view.reason])
+            yield Check("reachable", _name(view), False, f"{view.reason}: {view.error}", _advice(view))
 
 
 def _versions(views: Sequence[NodeView]) -> Iterator[Check]:

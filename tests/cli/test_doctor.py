@@ -16,7 +16,7 @@ from swarm.monitor import NodeView, Reason
 from swarm.monitor.checks import Check, check_nodes
 from swarm.monitor.local_checks import check_machine, check_units
 from swarm.testing import DhtProcess, LogfilesProcess, QueueProcess
-from tests.certificates import Authority
+from tests.certificates import EXPIRED, Authority
 from tests.cli.commands import swarm
 from tests.monitor.hostile import for_stats, hostile_node
 
@@ -102,6 +102,17 @@ def test_tls_that_is_missing_or_wrong_is_told(tmp_path: Path) -> None:
         ):
             [(check, _, text)] = findings(*options)
             assert (check, text.partition(":")[0]) == ("reachable", "tls")
+
+
+def test_a_certificate_that_has_expired_is_to_be_renewed(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    with DhtProcess(tmp_path / "node", DhtConfig(tls=authority.node(**EXPIRED))) as node:
+        assert "has expired on 2002-01-01" in (tmp_path / "node/data/root.log").read_text()
+        done = swarm("doctor", "--json", "--dht", node.address, "--tls-ca", str(authority.ca))
+    check = json.loads(done.stdout)["checks"][0]
+    assert check["ok"] is False
+    assert "certificate has expired" in check["found"]
+    assert check["advice"] == "renew its certificate, and send it SIGHUP (systemctl reload)"
 
 
 def test_another_version_is_a_finding() -> None:

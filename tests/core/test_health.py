@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import trio
 from core.raw_client import EVENTS, HEALTH, MIB, PUT, REMOVE_CHANNEL, STATS, DirectConnection, at_work, make_dht
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from swarm.core.health import GIB, Finding, Health, disk_nearly_full, loop_lags, memory_nearly_full
+from swarm.core.health import GIB, Finding, Health, certificate_expires, disk_nearly_full, loop_lags, memory_nearly_full
 from swarm.core.logs import Logs, open_logs
 from swarm.core.node import Node
+from swarm.core.tls import NodeTls
+from tests.certificates import EXPIRED, NOT_YET, Authority
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 LIMIT = 100 * MIB
@@ -93,6 +96,29 @@ def test_the_disk_that_is_nearly_full_is_named() -> None:
         "the disk of /logs is nearly full, 3072 of 102400 MiB are free: make room before writes are refused"
     )
     assert disk_nearly_full([Path("/data"), Path("/gone")], statvfs)(False) is None
+
+
+def test_certificate() -> None:
+    end = datetime(2030, 5, 1, 12, 30, tzinfo=UTC)
+    left = timedelta()
+    rule = certificate_expires("node.pem", lambda: end, lambda: (end - left).timestamp())
+    for left, found in [
+        (timedelta(days=365), ""),
+        (timedelta(days=14), ""),
+        (timedelta(days=14, seconds=-1), "node.pem expires on 2030-05-01 at 12:30 UTC"),
+        (timedelta(seconds=1), "expires on"),
+        (timedelta(), "has expired on"),
+        (timedelta(days=-1000), "node.pem has expired on 2030-05-01 at 12:30 UTC"),
+    ]:
+        text = rule(False) or ""
+        assert bool(text) == bool(found), left
+        assert found in text
+        assert not text or "renew it and send SIGHUP" in text
+    left = timedelta(days=1)
+    assert rule(True)
+    end += timedelta(days=30)
+    left = timedelta(days=31)
+    assert rule(True) is None, "it was renewed"
 
 
 def test_what_begins_and_ends_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -212,6 +238,33 @@ async def test_a_node_answers_its_last_warnings_and_errors(logs: Logs) -> None:
         assert "request" in client.result(STATS)
 
 
+async def test_a_node_whose_certificate_ends_soon(tmp_path: Path, autojump_clock: MockClock) -> None:
+    authority = Authority(tmp_path)
+    section = authority.node(not_after=datetime.now(UTC) + timedelta(days=13))
+    tls = NodeTls(section)
+    node = make_dht()
+    node.tls = tls
+    async with at_work(node):
+        client = DirectConnection(node.service)
+        ((rule, text),) = client.result(HEALTH)
+        assert rule == "certificate_expires"
+        assert section.certificate in text
+        authority.write(Path(section.certificate))
+        tls.reload()
+        assert client.result(HEALTH) == []
+
+
+@pytest.mark.parametrize(("times", "said"), [(EXPIRED, "has expired"), (NOT_YET, "is not valid before")])
+async def test_a_node_tells_at_its_start_that_its_certificate_is_out_of_its_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock, times: dict[str, datetime], said: str
+) -> None:
+    node = make_dht()
+    node.tls = NodeTls(Authority(tmp_path).node(**times))
+    async with at_work(node):
+        (line,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+        assert said in line
+
+
 def test_every_rule_is_documented() -> None:
     table = DOCUMENT.partition("### Health rules")[2].partition("\n#")[0]
     documented = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
@@ -221,4 +274,5 @@ def test_every_rule_is_documented() -> None:
         "disk_nearly_full",
         "queue_nearly_full",
         "dump_too_old",
+        "certificate_expires",
     }

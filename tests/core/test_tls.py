@@ -4,6 +4,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from swarm.core.config import EX_CONFIG, ConfigError
 from swarm.core.errors import BadArgument
 from swarm.core.tls import NodeTls, TlsSection, client_context, node_context, node_tls
-from tests.certificates import Authority
+from tests.certificates import EXPIRED, NOT_YET, Authority
 
 
 @pytest.fixture
@@ -171,6 +172,24 @@ def test_reload_keeps_what_there_was_where_the_files_are_bad(
     tls.reload()
     assert tls.context is reloaded
     assert "go on with the certificate that was read before" in caplog.text
+
+
+@pytest.mark.parametrize(("times", "said"), [(EXPIRED, "has expired on 2002-01-01"), (NOT_YET, "before 2099-01-01")])
+def test_reload_refuses_a_certificate_that_is_out_of_its_time(
+    authority: Authority, caplog: pytest.LogCaptureFixture, times: dict[str, datetime], said: str
+) -> None:
+    section = authority.node()
+    tls = NodeTls(section)
+    before, valid = tls.context, tls.validity
+    authority.write(Path(section.certificate), **times)
+    tls.reload()
+    assert (tls.context, tls.validity) == (before, valid)
+    (line,) = caplog.messages
+    assert said in line
+    assert line.endswith("new connections go on with the certificate that was read before")
+    authority.write(Path(section.certificate))
+    tls.reload()
+    assert tls.context is not before
 
 
 @pytest.mark.parametrize("kind", ["dht", "queue", "logfiles"])

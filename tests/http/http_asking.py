@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -112,9 +113,11 @@ def http_address(process: AnyProcess) -> tuple[str, int]:
 
 
 @contextmanager
-def client_of(kind: str, process: AnyProcess, credentials: Credentials | None = None) -> Iterator[Any]:
+def client_of(
+    kind: str, process: AnyProcess, credentials: Credentials | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[Any]:
     client = {"dht": DhtClient, "queue": QueueClient, "logfiles": LogfilesClient}[kind]
-    with client([process.address], credentials=credentials) as each:
+    with client([process.address], credentials=credentials, tls=tls) as each:
         yield each
 
 

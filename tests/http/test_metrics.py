@@ -26,6 +26,7 @@ from swarm.core.metrics import OTHERS, exposition
 from swarm.core.node import CHANNELS_PER_STEP
 from swarm.dht.dump_format import Manifest
 from swarm.dht.dumps import write_manifest
+from tests.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "etc" / "grafana" / "swarm.json"
@@ -47,14 +48,20 @@ def log_in(directory: Path) -> tuple[Credentials, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def exposed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, bytes]]:
     """What a node of each kind exposes that has been used: a dht node with a dump and logins, a queue with a
-    subscriber."""
+    subscriber, and with TLS."""
     with ExitStack() as stack:
         texts = {}
         for kind in KINDS:
             directory = tmp_path_factory.mktemp(kind)
-            credentials, sections = log_in(directory) if kind == "dht" else (None, {})
+            credentials, tls = None, None
+            sections: dict[str, Any] = {}
+            if kind == "dht":
+                credentials, sections = log_in(directory)
+            if kind == "queue":
+                authority = Authority(directory)
+                tls, sections = authority.client(), {"tls": authority.node()}
             process = stack.enter_context(make_process(kind, directory, **sections))
-            client = stack.enter_context(client_of(kind, process, credentials))
+            client = stack.enter_context(client_of(kind, process, credentials, tls))
             write(kind, client, "a")
             if kind == "dht":
                 (directory / "data" / "dump").mkdir(exist_ok=True)
