@@ -16,7 +16,7 @@ class Check:
     """One thing that was looked at.
 
     name: what was looked for. subject: at which node, file or unit; the swarm as a whole where it is empty.
-    ok: False: a finding; None: it could not be looked at, because of another finding.
+    ok: False: a finding; None: it could not be looked at, because of another finding, or for want of a permission.
     found: what there is, in words. advice: what to do about a finding.
     """
 
@@ -45,6 +45,7 @@ _ADVICE = {
     Reason.OTHER: "see the node's root.log",
     Reason.NOT_ASKED: "see the node's root.log",
 }
+_MORE = "docs/operations.md tells more of each rule"  # whose texts say what to do
 _ADVICE_EXPIRED = "renew its certificate, and send it SIGHUP (systemctl reload)"
 
 
@@ -98,28 +99,28 @@ def _ring(views: Sequence[NodeView]) -> Iterator[Check]:
             "in a gap cannot be stored, what is in an overlap is at one of the two",
         )
     if not problems:
-        yield Check("hash ranges", "", True, f"{len(dht)} dht nodes cover all hashes, without gap or overlap")
+        cover = "1 dht node covers" if len(dht) == 1 else f"{len(dht)} dht nodes cover"
+        yield Check("hash ranges", "", True, f"{cover} all hashes, without gap or overlap")
 
 
 def _dumps(views: Sequence[NodeView]) -> Iterator[Check]:
     for view in views:
         if view.kind == "dht" and view.state == "up":
             late = dict(view.findings).get(DUMP_RULE)
-            age = (
-                "there is no dump yet" if view.dump_age_s is None else f"the last is {view.dump_age_s / 3600:.1f} h old"
-            )
-            yield Check(
-                "dump", _name(view), not late, late or age, "start its dhtdump, or see its root.log" if late else ""
-            )
+            if late:
+                yield Check("dump", _name(view), False, f"{DUMP_RULE}: {late}", _MORE)
+            elif view.dump_age_s is None:
+                yield Check("dump", _name(view), True, "there is no dump yet")
+            else:
+                yield Check("dump", _name(view), True, f"the last is {view.dump_age_s / 3600:.1f} h old")
 
 
 def _health(views: Sequence[NodeView]) -> Iterator[Check]:
+    """All that nodes find wrong with themselves, but for what _dumps tells of."""
     for view in views:
         if view.state == "up":
-            findings = [(rule, text) for rule, text in view.findings if rule != DUMP_RULE]
-            for rule, text in findings:
-                yield Check(
-                    "health", _name(view), False, f"{rule}: {text}", "docs/operations.md tells more of each rule"
-                )
-            if not findings:
+            for rule, text in view.findings:
+                if view.kind != "dht" or rule != DUMP_RULE:
+                    yield Check("health", _name(view), False, f"{rule}: {text}", _MORE)
+            if not view.findings:
                 yield Check("health", _name(view), True, "the node finds nothing wrong with itself")

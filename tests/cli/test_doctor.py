@@ -1,26 +1,31 @@
 """`swarm doctor` with real nodes and broken ones, and with the files of an installation."""
 
 import json
+import os
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nodes.dht.config import DhtConfig, NodeSection
+from nodes.dht.dump_age import DumpAge
 from swarm import __version__
 from swarm.blocking import DhtClient
 from swarm.core.limits import MIB
-from swarm.dht.hash_range import HASH_MAX, HashRange
+from swarm.dht.hash_range import HASH_MAX, HashRange, split_evenly
 from swarm.monitor import NodeView, Reason
 from swarm.monitor.checks import Check, check_nodes
-from swarm.monitor.local_checks import check_machine, check_units
+from swarm.monitor.local_checks import Reader, check_machine, check_units
 from swarm.testing import DhtProcess, LogfilesProcess, QueueProcess
 from tests.certificates import EXPIRED, Authority
 from tests.cli.commands import swarm
 from tests.monitor.hostile import for_stats, hostile_node
 
 NOWHERE = "127.0.0.1:1"
+SOMEBODY = 65534  # neither root nor who owns the tests' files
 NOBODY = "no-such-user"  # so that the nodes are taken to be run by who runs the tests
 
 
@@ -165,8 +170,24 @@ def failed(checks: list[Check]) -> list[str]:
 
 def test_a_dump_that_is_too_old_is_a_finding_of_the_dump() -> None:
     old = up(dump_age_s=90_000.0, findings=(("dump_too_old", "the last dump is 25.0 h old"),))
-    assert failed(check_nodes([old])) == ["dump: the last dump is 25.0 h old"]
+    checks = check_nodes([old])
+    assert failed(checks) == ["dump: dump_too_old: the last dump is 25.0 h old"]
+    assert "health" not in {check.name for check in checks}, "and nothing says that the node finds nothing"
     assert failed(check_nodes([up(dump_age_s=3600.0)])) == []
+
+
+def test_what_is_to_be_done_about_a_dump_is_said_once(tmp_path: Path) -> None:
+    hours = 20 * 3600.0
+    rule = DumpAge(tmp_path, journaled=True, clock=iter([0.0, hours]).__next__).rule(False)
+    assert rule
+    [check] = [check for check in check_nodes([up(findings=(("dump_too_old", rule),))]) if check.name == "dump"]
+    assert f"{check.found} {check.advice}".count("dhtdump") == 1
+
+
+def test_one_node_covers_and_two_cover() -> None:
+    for ranges, text in [([HashRange()], "1 dht node covers all"), (split_evenly(2), "2 dht nodes cover all")]:
+        [check] = [each for each in check_nodes([up(hash_range=each) for each in ranges]) if each.name == "hash ranges"]
+        assert check.found.startswith(text)
 
 
 def test_ranges_are_not_known_before_every_dht_node_has_answered() -> None:
@@ -224,6 +245,89 @@ def test_secrets_that_are_missing_are_a_finding(installation: Path) -> None:
     [(check, found)] = local_failures(installation)
     assert check == "secrets"
     assert found.startswith("No such file or directory (key in ")
+
+
+def test_a_key_in_the_file_of_its_certificate_is_a_secret(installation: Path) -> None:
+    etc = installation / "srv/dht/a/etc"
+    (etc / "dht.ini").write_text("[tls]\ncertificate = etc/node.pem\n")
+    (etc / "node.pem").touch(mode=0o644)
+    (etc / "node.pem").chmod(0o644)
+    [(check, found)] = local_failures(installation)
+    assert (check, "0644" in found) == ("secrets", True)
+
+
+def stranger() -> Reader:
+    """To whom nothing of this test belongs."""
+    return Reader("swarm", os.getuid() + 1, "swarms", frozenset({os.getgid() + 1}))
+
+
+def test_a_secret_that_the_nodes_may_not_read(installation: Path) -> None:
+    etc = installation / "srv/dht/a/etc"
+    etc.chmod(0o755)
+    (etc / "node.key").chmod(0o640)
+    assert stranger().kept_out(etc / "node.key", installation) == etc / "node.key"
+    assert stranger().opened(etc / "node.key") == f"chgrp swarms {etc}/node.key; chmod g+r {etc}/node.key"
+    (etc / "node.key").chmod(0o644)
+    assert stranger().kept_out(etc / "node.key", installation) is None
+    etc.chmod(0o750)
+    assert stranger().kept_out(etc / "node.key", installation) == etc
+    assert stranger().opened(etc) == f"chgrp swarms {etc}; chmod g+rx {etc}"
+
+
+def test_owner_and_group_are_told_apart(installation: Path) -> None:
+    key = installation / "srv/dht/a/etc/node.key"
+    mine = Reader("me", os.getuid() or 1, "mine", frozenset({os.getgid()}))
+    key.chmod(0o640)
+    assert mine.kept_out(key, installation) is None
+    key.chmod(0o200)
+    assert mine.kept_out(key, installation) == key
+    assert Reader("root", 0, "root", frozenset({0})).kept_out(key, installation) is None
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have files of two users")
+
+
+@needs_root
+def test_secrets_of_root_that_the_owner_of_the_data_may_not_read(installation: Path) -> None:
+    node = installation / "srv/dht/a"
+    os.chown(node / "data", SOMEBODY, SOMEBODY)
+    for name in (".", "credentials", "node.key"):
+        os.chown(node / "etc" / name, 0, SOMEBODY)
+    (node / "etc").chmod(0o750)
+    assert [found for name, found in local_failures(installation) if name == "secrets"] == []
+    os.chown(node / "etc/node.key", 0, 0)
+    [check] = [each for each in check_machine(installation, NOBODY) if each.name == "secrets" and each.ok is False]
+    assert check.subject == str(node / "etc/node.key")
+    assert "may not read it" in check.found
+    assert check.advice.endswith(f"; chmod g+r {node}/etc/node.key")
+    for command in check.advice.split("; "):
+        subprocess.run(command.split(), check=True)
+    assert [found for name, found in local_failures(installation) if name == "secrets"] == []
+
+
+@needs_root
+def test_who_may_not_look_at_secrets_is_told_so() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        prefix, etc = Path(name), Path(name) / "srv/dht/a/etc"
+        etc.mkdir(parents=True)
+        (prefix / "srv/dht/a/data").mkdir()
+        prefix.chmod(0o755)
+        etc.chmod(0o700)
+        os.seteuid(SOMEBODY)
+        try:
+            checks = [check for check in check_machine(prefix, NOBODY) if check.name == "secrets"]
+            assert checks == [Check("secrets", str(etc), None, "run this as root to look at secrets")]
+        finally:
+            os.seteuid(0)
+        (etc / "dht.ini").write_text("[node]\ncredentials = secret/credentials\n")
+        etc.chmod(0o755)
+        (prefix / "srv/dht/a/secret").mkdir(mode=0o700)
+        os.seteuid(SOMEBODY)
+        try:
+            [check] = [check for check in check_machine(prefix, NOBODY) if check.name == "secrets"]
+            assert (check.ok, check.found) == (None, "run this as root to look at secrets")
+        finally:
+            os.seteuid(0)
 
 
 @pytest.mark.parametrize("text", [b"credentials = x\n", b"\xff\xfe", b"[node\n"])
