@@ -118,6 +118,7 @@ def test_a_node_that_dies_is_shown_at_once_and_so_is_its_return(browser: Browser
         browser.wait_for_text("#state", "^1 node down$")
         assert cell(browser, "nodes", 1, "State") == "down"
         assert tile(browser, "Nodes up") == "0 of 1"
+        assert cell(browser, "nodes", 1, "Errors") == tile(browser, "Errors") == "–", "they are not known"
         assert browser.text("#findings") == f"dht {node.address}: down: Connection refused"
         assert browser.text("#ring .middle") == "0 %"
         assert "100 % are on nodes that are down" in browser.text("#ring-text")
@@ -192,6 +193,13 @@ def test_a_full_queue_stands_out(browser: Browser) -> None:
         assert cell(browser, "queues", 1, "Full") == "97 %"
         assert browser.run("return document.querySelector('#queues .bar').dataset.level") == "full"
         assert browser.run("return document.querySelector('#queues [data-title=Full] .text').dataset.state") == "bad"
+
+
+def test_a_finding_has_the_name_of_its_rule(browser: Browser) -> None:
+    (view,) = dht_views(1)
+    with serving(board_of([replace(view, findings=(("loop_lags", "spread the load"),))])) as url:
+        show(browser, url)
+        assert browser.text("#findings") == f"dht {view.address}, loop_lags: spread the load"
 
 
 def test_a_swarm_without_nodes_is_said_to_have_none(browser: Browser) -> None:

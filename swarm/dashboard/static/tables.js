@@ -35,7 +35,7 @@ export function drawNodes(now, names) {
       hint: ({ node }) => node.fullest?.[0] ?? null,
     },
     { title: "Last dump", number: true, text: ({ node }) => (node.dump_age_s === null ? UNKNOWN : `${duration(node.dump_age_s)} ago`) },
-    { title: "Errors", number: true, text: ({ node }) => count(node.errors), state: ({ node }) => (node.errors ? "warn" : null) },
+    { title: "Errors", number: true, text: ({ node }) => (node.up ? count(node.errors) : UNKNOWN), state: ({ node }) => (node.up && node.errors ? "warn" : null) },
   ];
   const rows = now.nodes.map((node, number) => ({ node, number, class: node.up ? null : "down" }));
   fill(document.getElementById("nodes"), columns, rows, ({ number }) => names[number], "No nodes are watched.");

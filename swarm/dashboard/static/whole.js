@@ -7,7 +7,7 @@ export function drawTiles(now) {
   const up = now.nodes.filter((node) => node.up);
   const sum = (name) => up.reduce((total, node) => total + (node[name] ?? 0), 0);
   const slowest = up.reduce((worst, node) => Math.max(worst, node.p99_ms ?? -1), -1);
-  const errors = now.nodes.reduce((total, node) => total + node.errors, 0);
+  const errors = sum("errors");
   const rates = up.filter((node) => node.requests_per_s !== null);
   const tiles = [
     ["Nodes up", `${up.length} of ${now.nodes.length}`, up.length === now.nodes.length ? null : "bad"],
@@ -17,7 +17,7 @@ export function drawTiles(now) {
     ["Records", short(sum("records"))],
     ["Stored", bytes(sum("bytes")), null, "Bytes of keys, values and records, without what the nodes need to hold them"],
     ["Memory", bytes(sum("rss_bytes")), null, "Of all node processes together"],
-    ["Errors", short(errors), errors ? "warn" : null, "Requests that failed and connections that broke the protocol, since the nodes' start"],
+    ["Errors", up.length ? short(errors) : UNKNOWN, errors ? "warn" : null, "Requests that failed and connections that broke the protocol, since the nodes' start"],
   ];
   keep(
     document.getElementById("tiles"), tiles, ([title]) => title,
@@ -40,7 +40,7 @@ export function problemsOf(now, names) {
     const whose = kind === "gap" ? "no node is responsible" : `${nodes.map((each) => names[each]).join(" and ")} are both responsible`;
     found.push({ state: "bad", where: `${kind} in the hash ring`, text: `${whose} for ${percent(share)} of all hashes, ${hashes}` });
   }
-  for (const { node, rule, text } of now.findings.first) found.push({ state: "warn", where: names[node], text, hint: rule });
+  for (const { node, rule, text } of now.findings.first) found.push({ state: "warn", where: `${names[node]}, ${rule}`, text });
   if (now.findings.others) found.push({ state: "warn", where: "and", text: `${count(now.findings.others)} findings more` });
   return found;
 }
@@ -54,8 +54,7 @@ export function drawFindings(now, problems) {
   keep(
     document.getElementById("findings"), rows, ({ where, text }) => `${where} ${text.slice(0, 60)}`,
     () => element("li", {}, element("span", { class: "text" }), " ", element("span")),
-    (line, { state, where, text, hint }) => {
-      setAttribute(line, "title", hint ?? null);
+    (line, { state, where, text }) => {
       setAttribute(line.firstChild, "data-state", state);
       setText(line.firstChild, state === "good" ? where : `${where}:`);
       setText(line.lastChild, text);
