@@ -38,6 +38,7 @@ PLACES = {
 HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # from services, by ProtectHome and PrivateTmp
 
 _INSTANCE = re.compile(r"(dht|queue|logfiles):([A-Za-z0-9_][A-Za-z0-9_-]{0,63}):(.+)")
+_LISTEN = re.compile(r"^ListenStream=(\S+)\s*$", re.MULTILINE)
 _UNIT_PATH = re.compile(r"/[A-Za-z0-9._/+@-]+")  # what needs no quoting in a unit
 
 
@@ -115,6 +116,7 @@ def install_units(prefix: Path, instances: list[Instance], python: Path | None) 
     What somebody has changed since it was written stays: what would take its place is written beside it as FILE.new.
     """
     commands = _commands(python)
+    _refuse_taken_addresses(prefix, instances)
     installed = InstalledFiles(prefix, click.echo)
     for path, text in _files(commands):
         installed.write(path, text)
@@ -140,13 +142,34 @@ def _commands(python: Path | None) -> str:
         )
     if python is None and not (given.parent / "dhtnode").exists():
         raise Failure(f"{given.parent} has no dhtnode: name the Python beside which the commands are, with --python")
+    interpreter = str(given.resolve())
     if directory.startswith(HIDDEN):
-        click.echo(
-            f"swarm: warning: services do not see {directory}, since they see no home and no temporary directory: "
-            "install the package elsewhere, as /opt/swarm",
-            err=True,
-        )
+        _warn_of_hidden(directory, "install the package elsewhere, as /opt/swarm")
+    elif interpreter.startswith(HIDDEN):
+        advice = "make the venv anew with the system's Python, as /usr/bin/python3 -m venv /opt/swarm"
+        _warn_of_hidden(f"{interpreter}, to which {given} leads", advice)
     return directory
+
+
+def _warn_of_hidden(what: str, advice: str) -> None:
+    why = "since they see no home and no temporary directory"
+    click.echo(f"swarm: warning: services do not see {what}, {why}: {advice}", err=True)
+
+
+def _refuse_taken_addresses(prefix: Path, instances: Iterable[Instance]) -> None:
+    """An address that an instance of an earlier call has: its drop-in says which."""
+    taken = {}
+    for path in sorted((prefix / PLACES["systemd"]).glob("*@*.socket.d/address.conf")):
+        unit = path.parent.name.removesuffix(".socket.d")
+        for address in _LISTEN.findall(path.read_text(encoding="utf-8", errors="replace")):
+            taken[address] = unit
+    for each in instances:
+        unit = taken.get(_listen_address(each), "")
+        if unit not in ("", f"{each.kind}@{each.name}"):
+            raise Failure(
+                f"{each.kind}:{each.name} cannot have the address {each.address}: {unit} has it, as "
+                f"{prefix / _drop_in(unit)} says. Give it another one"
+            )
 
 
 def _files(commands: str) -> Iterable[tuple[Path, str]]:
@@ -179,10 +202,18 @@ def _ini(instance: Instance, name: str, sections: Mapping[str, Mapping[str, str]
     return instance.directory / "etc" / f"{name}.ini", "\n".join(lines) + "\n"
 
 
+def _listen_address(instance: Instance) -> str:
+    return instance.address.path or str(instance.address)
+
+
+def _drop_in(unit: str) -> Path:
+    return Path(PLACES["systemd"], f"{unit}.socket.d", "address.conf")
+
+
 def _socket_address(instance: Instance) -> tuple[Path, str]:
-    listen = instance.address.path or str(instance.address)
+    listen = _listen_address(instance)
     return (
-        Path(PLACES["systemd"], f"{instance.kind}@{instance.name}.socket.d", "address.conf"),
+        _drop_in(f"{instance.kind}@{instance.name}"),
         f"# The same as in /{instance.directory}/etc.\n\n[Socket]\nListenStream=\nListenStream={listen}\n",
     )
 

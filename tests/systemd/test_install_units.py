@@ -4,6 +4,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -178,6 +179,20 @@ def test_instances_that_are_in_each_others_way(tmp_path: Path, second: str) -> N
     assert "more than once" in said
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:10101", "unix:/run/swarm/x.sock", "[::1]:10101"])
+def test_the_address_of_another_instance_is_refused(tmp_path: Path, address: str) -> None:
+    install_units(tmp_path, f"--instance=queue:x:{address}")
+    before = laid_out(tmp_path)
+    said = install_units(tmp_path, f"--instance=queue:y:{address}", status=1).stderr
+    assert said.splitlines()[-1] == (
+        f"swarm: queue:y cannot have the address {address}: queue@x has it, as "
+        f"{tmp_path}/{UNITS}/queue@x.socket.d/address.conf says. Give it another one"
+    )
+    assert laid_out(tmp_path) == before
+    install_units(tmp_path, f"--instance=queue:x:{address}")
+    install_units(tmp_path, "--instance=queue:y:127.0.0.1:10102")
+
+
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "etc").write_text("a file")
     assert install_units(tmp_path, status=1).stderr.splitlines()[-1].endswith("Not a directory")
@@ -200,6 +215,23 @@ def test_commands_that_a_unit_cannot_name(tmp_path: Path) -> None:
     assert "characters" in install_units(tmp_path, "--python", "/with space/python", status=1).stderr
     assert "do not see /home/me/" in install_units(tmp_path, "--python", "/home/me/venv/bin/python").stderr
     assert install_units(tmp_path / "b", "--python", "/opt/swarm/bin/python").stderr == ""
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_venv_whose_python_is_in_a_home(tmp_path: Path, hidden: bool) -> None:
+    """Made by hand: where services look for the commands is not hidden, and what they lead to is."""
+    directory = Path(tempfile.mkdtemp(prefix="swarm-venv-", dir="/dev/shm"))
+    try:
+        python = directory / "bin" / "python3"
+        python.parent.mkdir()
+        python.symlink_to("/root/.pyenv/bin/python3" if hidden else "/dev/null")
+        said = install_units(tmp_path, "--python", str(python)).stderr
+        assert bool(said) == hidden
+        if hidden:
+            assert f"do not see /root/.pyenv/bin/python3, to which {python} leads" in said
+            assert "/usr/bin/python3 -m venv /opt/swarm" in said
+    finally:
+        shutil.rmtree(directory)
 
 
 def test_the_package_has_the_files() -> None:
