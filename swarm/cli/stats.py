@@ -52,6 +52,7 @@ def stats(files: tuple[Path, ...], plots: tuple[str, ...], last_s: float | None,
     if len(plots) > PLOTS_MAX:
         raise click.BadParameter(f"{PLOTS_MAX} at most", param_hint="--plot")
     summary = _read(files, plots, last_s)
+    _tell_what_differs(summary, each_name=as_json or not (as_list or plots))
     if as_json:
         click.echo(json.dumps(_to_json(summary)))
     elif as_list:
@@ -79,7 +80,6 @@ def _read(files: Sequence[Path], plots: Sequence[str], last_s: float | None) -> 
     for name in plots:
         if not list(summary.points[name]):
             _refuse_plot(summary, name)
-    _tell_what_differs(summary)
     return summary
 
 
@@ -112,9 +112,10 @@ def _tell_of(log: LogFile, taken: int, not_understood: int) -> None:
         _tell(f"{log.path}: it is empty")
 
 
-def _tell_what_differs(summary: Summary) -> None:
+def _tell_what_differs(summary: Summary, *, each_name: bool) -> None:
+    """each_name: what every name was is shown, so that it matters which lines have it."""
     some = sum(figure.lines < summary.lines for figure in summary.figures.values())
-    if some:
+    if some and each_name:
         _tell(
             f"{some:,} of {len(summary.figures):,} names are not in every line: channels and kinds of requests come "
             "and go, and nodes of another version tell other figures"

@@ -175,7 +175,11 @@ def test_lines_of_another_version_are_told(tmp_path: Path) -> None:
     figures = json.loads(done.stdout)["figures"]
     assert {name: each["lines"] for name, each in figures.items()} == {"old": 1, "new": 2, "text": 1, "uptime_s": 3}
     assert (figures["text"]["last"], figures["text"]["max"]) == ("never", None)
-    assert "3 of 4 names are not in every line" in done.stderr.decode()
+    for options in ((), ("--json",)):
+        assert "3 of 4 names are not in every line" in swarm("stats", str(path), *options).stderr.decode()
+    for options in (("--list",), ("--plot", "uptime_s")):
+        done = swarm("stats", str(path), *options)
+        assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_nothing_in_a_file_reaches_the_terminal_raw(tmp_path: Path) -> None:
