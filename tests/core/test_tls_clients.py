@@ -185,9 +185,10 @@ def test_a_certificate_of_the_node_that_is_not_valid_yet(kind: str, authority: A
 
 
 @every_client
-def test_a_certificate_for_another_name(kind: str, authority: Authority) -> None:
+def test_a_certificate_for_another_name(kind: str, authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
     told = "is refused: .* certificate is not valid for '127.0.0.1'"
     check_told(kind, authority.node("node.example"), authority.client(), told)
+    assert "TLS handshake failed: sslv3 alert bad certificate" in caplog.text
     told = "is refused: .* certificate is not valid for 'localhost'"
     check_told(kind, authority.node("127.0.0.1"), authority.client(), told, host="localhost")
 
