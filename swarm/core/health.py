@@ -117,10 +117,10 @@ def certificate_expires(path: str, ends: Callable[[], datetime], now_s: Callable
         left = end - datetime.fromtimestamp(now_s(), UTC)
         if left >= CERTIFICATE_ENDS_SOON:
             return None
-        when = f"{'expires' if left > timedelta() else 'has expired'} on {end:%Y-%m-%d at %H:%M} UTC"
+        expires, then = ("expires", "then ") if left > timedelta() else ("has expired", "")
         return (
-            f"the TLS certificate {path} {when}, and then no client accepts the node: renew it and send SIGHUP "
-            "(systemctl reload)"
+            f"the TLS certificate {path} {expires} on {end:%Y-%m-%d at %H:%M} UTC, and {then}no client accepts the "
+            "node: renew it and send SIGHUP (systemctl reload)"
         )
 
     return rule
