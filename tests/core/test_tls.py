@@ -183,4 +183,3 @@ def test_a_node_with_a_bad_certificate_exits_at_once(kind: str, tmp_path: Path) 
     said = f"{kind}node: section [tls]: none.pem cannot be read: No such file or directory"
     assert ended.stderr.splitlines()[-1] == said
     assert "Traceback" not in ended.stderr
-    assert not (tmp_path / "data").exists()
