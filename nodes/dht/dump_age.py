@@ -46,8 +46,8 @@ class DumpAge:
         if self._period_s is None or age_s <= PERIODS_MAX * self._period_s:
             return None
         return (
-            f"the last dump is {_hours(age_s)} old, and one is due every {_hours(self._period_s)}: see whether dhtdump "
-            f"runs, and its root.log in {self._dump_dir}"
+            f"the last dump is {_hours(age_s)} old, and one is due every {_hours(self._period_s)}: see whether "
+            "dhtdump runs for this node, and what its root.log says (its configuration names the directory)"
         )
 
     def _look(self) -> None:

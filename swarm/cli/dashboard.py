@@ -9,6 +9,7 @@ from swarm.cli import Failure
 from swarm.cli.watched import Watched, look, takes_watched
 from swarm.core.command_line import parsed_by
 from swarm.core.config import Address, parse_address
+from swarm.core.http import INSTALL_HTTP
 from swarm.core.node import NodeError, listen
 
 ADDRESS = Address("127.0.0.1", 8080)
@@ -59,7 +60,7 @@ def dashboard(watched: Watched, address: Address, allow_open_network: bool) -> N
         package = (error.name or "").partition(".")[0]
         if package not in ("starlette", "hypercorn"):
             raise
-        raise Failure(f"the dashboard needs {package}: pip install 'swarm[http]'") from error
+        raise Failure(f"the dashboard needs {package}: {INSTALL_HTTP}") from error
     logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is on the page
     try:
         sock = listen(address)

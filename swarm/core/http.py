@@ -14,6 +14,8 @@ from swarm.core.node import Node, NodeError, listen
 
 log = logging.getLogger(__name__)
 
+INSTALL_HTTP = "pip install 'PATH-OF-THE-CHECKOUT[http]', as swarm itself was installed"
+
 
 def _parse_http_address(text: str) -> Address | None:
     return parse_address(text) if text else None
@@ -42,7 +44,7 @@ def check_http(section: HttpSection) -> None:
             import_module(f"swarm.core.{module}")
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"section [http] needs the package {error.name}, which is not installed: pip install 'swarm[http]'"
+            f"section [http] needs the package {error.name}, which is not installed: {INSTALL_HTTP}"
         ) from error
 
 

@@ -331,8 +331,11 @@ def _remove_stale_socket(path: Path) -> None:
                     path.unlink()
 
 
-def lock_directory(path: Path, what: str = "data directory") -> IO[str]:
-    """Makes the directory and keeps it to this process until the file is closed; NodeError if another has it."""
+def lock_directory(path: Path, what: str = "data directory", *, owner: str | None = None) -> IO[str]:
+    """Makes the directory and keeps it to this process until the file is closed; NodeError if another has it.
+
+    owner: the kind of program whose directory it becomes, or is: WrongData if it is another's. None: of any.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / "lock").open("a+")
@@ -342,11 +345,16 @@ def lock_directory(path: Path, what: str = "data directory") -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.seek(0)
-        owner = file.read().strip() or "unknown"
+        pid = file.readline().strip() or "unknown"
         file.close()
-        raise NodeError(f"the {what} {path} is in use by another process (pid {owner})") from error
+        raise NodeError(f"the {what} {path} is in use by another process (pid {pid})") from error
+    file.seek(0)
+    before = file.read().split()[1:]
+    if owner and before and before != [owner]:
+        file.close()
+        raise WrongData(f"the {what} {path} is that of a {before[0]}, and this is a {owner}: give each its own")
     file.truncate(0)
-    file.write(f"{os.getpid()}\n")
+    file.write("".join(f"{line}\n" for line in (os.getpid(), *([owner] if owner else before))))
     file.flush()
     return file
 

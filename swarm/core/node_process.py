@@ -30,7 +30,7 @@ from swarm.core.node import (
     stopped_by_signals,
 )
 from swarm.core.service_manager import STOP_S_MAX, ServiceManager, inherited_sockets, status
-from swarm.core.tls import NodeTls, TlsSection, node_tls
+from swarm.core.tls import TlsSection, node_tls
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +98,8 @@ def run_node(
     make_node: loads what the node holds. describe: what is told with its address when it serves.
     """
     try:
-        check_http(config.http)
-        clients = read_known_clients(Path(config.node.credentials)) if config.node.credentials else None
-        tls = node_tls(config.tls)
-        with lock_directory(config.node.data):
-            _serve(program, config, make_node, describe, clients, tls)
+        with lock_directory(config.node.data, owner=program):
+            _serve(program, config, make_node, describe)
     except ConfigError as error:
         exit_with_config_error(program, error)
     except NodeError as error:
@@ -115,8 +112,6 @@ def _serve(
     config: NodeConfig,
     make_node: Callable[[Logs], Node],
     describe: Callable[[Node], str],
-    clients: KnownClients | None,
-    tls: NodeTls | None,
 ) -> None:
     section = config.node
     directory = Path(config.logs.directory) if config.logs.directory else section.data
@@ -124,6 +119,9 @@ def _serve(
     manager = ServiceManager()
     reloads: list[Callable[[], None]] = []  # what SIGHUP does besides opening the logs anew
     try:
+        check_http(config.http)
+        clients = read_known_clients(Path(section.credentials)) if section.credentials else None
+        tls = node_tls(config.tls)
         inherited = _inherited_sockets(section)
         with stopped_by_signals(), manager.more_time(status("loading")):
             raise_open_files()

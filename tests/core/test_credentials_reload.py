@@ -74,7 +74,8 @@ def test_what_is_wrong_with_the_file_is_told_at_the_start(module: str, tmp_path:
     assert done.returncode == EX_CONFIG
     assert "cannot read the credentials file" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "data").exists()
+    assert "cannot read the credentials file" in (tmp_path / "data" / "root.log").read_text()
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["lock", "root.log", "stats.log"]
 
 
 @pytest.mark.parametrize("module", NODES)

@@ -13,6 +13,7 @@ import pytest
 
 from nodes.dht.config import DhtConfig, NodeSection
 from swarm.blocking import DhtClient, QueueClient
+from swarm.core.http import INSTALL_HTTP
 from swarm.core.limits import HTTP_CONNECTIONS_MAX
 from swarm.testing import DhtProcess, running_dht, running_queue
 from tests.cli.commands import swarm
@@ -249,7 +250,7 @@ def test_a_package_that_is_missing_is_named(package: str) -> None:
     command = [sys.executable, "-c", code, "dashboard", "--dht", "127.0.0.1:1", "--address", "127.0.0.1:0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 1
-    assert done.stderr == f"swarm: the dashboard needs {package}: pip install 'swarm[http]'\n"
+    assert done.stderr == f"swarm: the dashboard needs {package}: {INSTALL_HTTP}\n"
 
 
 def test_a_signal_ends_it_though_a_browser_reads_nothing(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def test_a_dump_is_too_old_after_two_periods(tmp_path: Path, clock: Clock) -> No
     assert age.rule(False) is None
     clock.now += 1
     assert age.rule(False) == (
-        "the last dump is 2.0 h old, and one is due every 1.0 h: see whether dhtdump runs, and its root.log in "
-        f"{tmp_path}"
+        "the last dump is 2.0 h old, and one is due every 1.0 h: see whether dhtdump runs for this node, and what its "
+        "root.log says (its configuration names the directory)"
     )
     write_manifest(tmp_path, replace(DUMP, finished="2026-11-22T08:00:00Z"))
     assert age.rule(True) is None

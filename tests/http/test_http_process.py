@@ -11,6 +11,7 @@ import pytest
 from http_asking import HTTP, KINDS, get, http_address, make_process
 
 from swarm.core.config import Address
+from swarm.core.http import INSTALL_HTTP
 from swarm.core.node import listen
 from tests.waiting import PATIENCE_S
 
@@ -76,9 +77,11 @@ def test_a_package_that_is_not_installed(tmp_path: Path, package: str) -> None:
     path = {"PYTHONPATH": f"{missing.parent}{os.pathsep}{Path(__file__).parents[2]}"}
     status, said = run("queue", tmp_path, "address = 127.0.0.1:0", path)
     assert status == EX_CONFIG
-    assert said == (
-        f"queuenode: section [http] needs the package {package}, which is not installed: pip install 'swarm[http]'\n"
+    assert said.splitlines()[-1] == (
+        f"queuenode: section [http] needs the package {package}, which is not installed: {INSTALL_HTTP}"
     )
+    assert INSTALL_HTTP in (tmp_path / "data" / "root.log").read_text()
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("kind", KINDS)
