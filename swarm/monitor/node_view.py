@@ -27,6 +27,7 @@ EVENTS_MAX = 50  # what a node keeps
 CHANNELS_MAX = 16384  # of one node; four times what a node has by default
 FULLEST_MAX = 5  # queues
 FIGURE_MAX = 2.0**64
+EVENT_AT_S_MAX = 4e9  # the year 2096: who shows times may count on one that calendars know
 
 Number = TypeVar("Number", int, float)
 Figures = Mapping[str, Any]
@@ -196,7 +197,7 @@ def read_events(answer: object) -> tuple[Event, ...]:
 
 def _event(entry: object) -> Event:
     match entry:
-        case [int(at_s) | float(at_s), str(level), str(text)] if 0 <= at_s < FIGURE_MAX:
+        case [int(at_s) | float(at_s), str(level), str(text)] if 0 <= at_s <= EVENT_AT_S_MAX:
             return float(at_s), printable(level, NAME_LENGTH_MAX), printable(text)
     raise ProtocolError(f"{brief(entry)} is no event of a node")
 

@@ -303,6 +303,7 @@ async def test_what_it_has_logged(tmp_path: Path) -> None:
         (EVENTS, [["now", "WARNING", "text"]]),
         (EVENTS, [[float("nan"), "WARNING", "text"]]),
         (EVENTS, [[-1, "WARNING", "text"]]),
+        (EVENTS, [[1e18, "WARNING", "text"]]),
     ],
 )
 async def test_findings_and_events_that_are_none_are_an_error_of_the_node(code: int, said: object) -> None:
