@@ -61,6 +61,7 @@ def dashboard(watched: Watched, address: Address, allow_open_network: bool) -> N
             raise
         raise Failure(f"the dashboard needs {package}: pip install 'swarm[http]'") from error
     logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is on the page
+    logging.getLogger("swarm.monitor").setLevel(logging.ERROR)  # a fault in reading an answer is not, as a whole
     try:
         sock = listen(address)
     except NodeError as error:

@@ -234,7 +234,8 @@ def _figures_of(told: object) -> dict[str, Any]:
     if not isinstance(told, Mapping) or len(told) > REQUESTS_MAX:
         raise ProtocolError(f"in the node's statistics a channel is {brief(told)}")
     figures: dict[str, Any] = _plain_figures(told)
-    if isinstance(subscribers := told.get("subscriber"), Mapping):
+    if "subscriber" in told:
+        subscribers = _mapping(told, "subscriber")
         if len(subscribers) > CHANNELS_MAX:
             raise ProtocolError(f"in the node's statistics a channel has {len(subscribers)} subscribers")
         figures["subscriber"] = {

@@ -10,6 +10,7 @@ figures for each question of the last `history_s`.
 """
 
 import errno
+import logging
 import math
 import socket
 import ssl
@@ -53,6 +54,8 @@ from swarm.monitor.node_view import (
 from swarm.monitor.rates import Counters, rates
 
 __all__ = ["KINDS", "NodeView", "Reason", "Sample", "Target", "Watch"]
+
+log = logging.getLogger(__name__)
 
 KINDS = ("dht", "queue", "logfiles")
 QUESTIONS = (protocol.STATS, protocol.HEALTH, protocol.EVENTS)
@@ -240,8 +243,16 @@ class _WatchedNode:
             self._take(statistics)
             self.view = replace(self.view, findings=read_findings(health), events=read_events(events))
         except SwarmError as error:
-            self._before = None
-            self.view = self.view.down(_reason(error), _text(error))
+            self._down(_reason(error), _text(error))
+        except Exception as error:  # what a stranger has said led to it: it must not end the watch of all others
+            text = f"its answer cannot be read: {type(error).__name__}: {error}"
+            if self.view.error != printable(text):  # once, not with every question
+                log.exception("%s %s: what it answers cannot be read", self.view.kind, self.view.address)
+            self._down(Reason.PROTOCOL, text)
+
+    def _down(self, reason: Reason, text: str) -> None:
+        self._before = None
+        self.view = self.view.down(reason, text)
 
     def _take(self, statistics: object) -> None:
         if not isinstance(statistics, Mapping):
