@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from traceback import format_tb
 from typing import Any
 
 import anyio
@@ -238,16 +239,18 @@ class _WatchedNode:
                 await anyio.sleep_until(due)
 
     async def _ask(self) -> None:
+        error_before = self.view.error
         try:
             statistics, health, events = await self._client.ask()
             self._take(statistics)
             self.view = replace(self.view, findings=read_findings(health), events=read_events(events))
         except SwarmError as error:
             self._down(_reason(error), _text(error))
-        except Exception as error:  # what a stranger has said led to it: it must not end the watch of all others
-            text = f"its answer cannot be read: {type(error).__name__}: {error}"
-            if self.view.error != printable(text):  # once, not with every question
-                log.exception("%s %s: what it answers cannot be read", self.view.kind, self.view.address)
+        except Exception as error:  # noqa: BLE001 # a stranger led to it: it must not end the watch of all others
+            text = printable(f"its answer cannot be read: {type(error).__name__}: {error}")
+            if text != error_before:  # once, not with every question
+                where = "".join(format_tb(error.__traceback__))  # without its text, which may be the stranger's
+                log.error("%s %s: %s\n%s", self.view.kind, self.view.address, text, where)
             self._down(Reason.PROTOCOL, text)
 
     def _down(self, reason: Reason, text: str) -> None:
