@@ -7,6 +7,7 @@ has either, and comments and other lines stay as they are.
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,9 @@ from swarm.core.credentials import (
     read_secret,
 )
 from swarm.core.protocol import CLIENT_NAME, CLIENT_NAME_RULE
+
+LOCK_WAIT_S = 3.0  # for another of these commands, which takes some milliseconds
+LOCK_LOOK_S = 0.02
 
 _NEW_FILE = b"# Clients that may log in: name:key:permissions. `swarm credentials` changes this file.\n"
 
@@ -165,13 +169,47 @@ def _changed(file: Path, *, make: bool) -> Iterator[list[bytes]]:
 
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Two of these commands at the same time: one waits for the other."""
-    directory = os.open(file.resolve().parent, os.O_RDONLY)
+    """Two of these commands at the same time: one waits for the other.
+
+    By a lock on a file that nobody else can open: whoever can read the directory, or the credentials, could lock these,
+    and keep a client from being revoked.
+    """
+    file = file.resolve()
+    lock = file.with_name(f".{file.name}.lock")
+    descriptor = _locked(lock)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(directory)
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(lock: Path) -> int:
+    """The descriptor of the lock's file, which this process holds. Failure where somebody else does for too long."""
+    until = time.monotonic() + LOCK_WAIT_S
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, lock):
+                return descriptor
+        except BlockingIOError as error:
+            if time.monotonic() >= until:
+                os.close(descriptor)
+                raise Failure(
+                    f"somebody else holds {lock}, for {LOCK_WAIT_S:.0f} s already: another `swarm credentials` that "
+                    "has not ended (fuser, of the Debian package psmisc, names it)"
+                ) from error
+            time.sleep(LOCK_LOOK_S)
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the file has still that name; who held the lock before has removed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _number_of(lines: list[bytes], name: str) -> int | None:

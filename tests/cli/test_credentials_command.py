@@ -1,5 +1,6 @@
 """`swarm credentials`, and commands that log in."""
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -117,6 +118,44 @@ def test_commands_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
         done = list(threads.map(lambda number: add(file, f"c{number}", "--read", "*"), range(8)))
     assert [each.returncode for each in done] == [0] * 8
     assert set(read_known_clients(file)) == {f"c{number}" for number in range(8)}
+
+
+def test_who_can_read_the_directory_cannot_hold_the_command_up(tmp_path: Path) -> None:
+    file = tmp_path / "node"
+    assert add(file, "alice", "--read", "*").returncode == 0
+    file.chmod(0o640)
+    held = [os.open(path, os.O_RDONLY) for path in (tmp_path, file)]
+    for descriptor in held:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    done = swarm("credentials", "revoke", "alice", "--file", str(file))
+    for descriptor in held:
+        os.close(descriptor)
+    assert done.returncode == 0, done.stderr
+    assert read_known_clients(file) == {}
+
+
+def test_a_command_that_does_not_end_is_told_to_the_next(tmp_path: Path) -> None:
+    file, lock = tmp_path / "node", tmp_path / ".node.lock"
+    assert add(file, "alice", "--read", "*").returncode == 0
+    lock.touch(0o600)
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = swarm("credentials", "revoke", "alice", "--file", str(file))
+    assert done.returncode == 1
+    assert f"somebody else holds {lock}" in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+    assert set(read_known_clients(file)) == {"alice"}
+    done = swarm("credentials", "revoke", "alice", "--file", str(file))
+    assert done.returncode == 0, "one that a killed command has left does no harm"
+    assert not lock.exists()
+
+
+def test_a_lock_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / ".node.lock").symlink_to(tmp_path / "elsewhere")
+    done = add(tmp_path / "node", "alice", "--read", "*")
+    assert done.returncode == 1
+    assert b".node.lock" in done.stderr
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(
