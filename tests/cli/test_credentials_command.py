@@ -58,6 +58,37 @@ def test_add_writes_the_clients_file(tmp_path: Path) -> None:
     assert b"is there already" in done.stderr
 
 
+def test_a_clients_file_that_is_replaced_keeps_its_owner_and_mode(tmp_path: Path) -> None:
+    file, mine = tmp_path / "node", tmp_path / "mine"
+    mine.write_text("old")
+    mine.chmod(0o640)
+    if os.geteuid() == 0:  # nobody else can give files away
+        os.chown(mine, 1234, 4321)
+    before = mine.stat()
+    assert add(file, "alice", "--read", "*", "--client-file", str(mine), "--replace").returncode == 0
+    after = mine.stat()
+    assert (after.st_uid, after.st_gid, mode_of(mine)) == (before.st_uid, before.st_gid, 0o640)
+    assert mine.read_text() == read_known_clients(file)["alice"].credentials.to_line() + "\n"
+    mine.chmod(0o666)
+    assert add(file, "alice", "--read", "*", "--client-file", str(mine), "--replace").returncode == 0
+    assert mode_of(mine) == 0o640, "others cannot read it, and its group cannot write it"
+
+
+@pytest.mark.parametrize("options", [[], ["--replace"]])
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nothing"])
+def test_a_clients_file_that_is_a_link_is_not_followed(options: list[str], there: bool, tmp_path: Path) -> None:
+    file, link, elsewhere = tmp_path / "node", tmp_path / "mine", tmp_path / "elsewhere"
+    if there:
+        elsewhere.write_text("not mine")
+    link.symlink_to(elsewhere)
+    done = add(file, "alice", "--read", "*", "--client-file", str(link), *options)
+    assert done.returncode == 2
+    assert (b"no regular file" if options else b"is there already") in done.stderr
+    assert link.is_symlink()
+    assert elsewhere.read_text() == "not mine" if there else not elsewhere.exists()
+    assert not file.exists(), "nobody has the key"
+
+
 def test_keys_are_random(tmp_path: Path) -> None:
     file = tmp_path / "node"
     for number in range(3):
