@@ -21,8 +21,8 @@ from swarm.core.http_server import HttpServer
 from swarm.core.node import Node, listen
 
 TEST_S = 30.0
-READY = b"GET /ready HTTP/1.1\r\nHost: node\r\n\r\n"
-LAST = b"GET /ready HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
+READY = b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 class Watched:
@@ -110,12 +110,12 @@ GARBAGE = [
     b"GET /ready\r\n\r\n",
     b"GET /ready HTTP/9.9.9\r\n\r\n",
     b"GET /ready HTTP/1.1\r\n\r\n",  # without Host
-    b"GET /r\xc3\xa4dy HTTP/1.1\r\nHost: node\r\n\r\n",
-    b"GET /ready HTTP/1.1\r\nHost: node\r\nno colon\r\n\r\n",
-    b"GET /ready HTTP/1.1\r\nHost: node\r\nA: \x00\r\n\r\n",
-    b"GET /ready HTTP/1.1\r\nHost: node\r\nContent-Length: -1\r\n\r\n",
-    b"GET /ready HTTP/1.1\r\nHost: node\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-    b"GET /ready HTTP/1.1\r\nHost: node\r\nTransfer-Encoding: nonsense\r\n\r\n",
+    b"GET /r\xc3\xa4dy HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /ready HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n",
+    b"GET /ready HTTP/1.1\r\nHost: localhost\r\nA: \x00\r\n\r\n",
+    b"GET /ready HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+    b"GET /ready HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    b"GET /ready HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: nonsense\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),  # TLS
     b"\x00\x00\x00\x10\x91\x93\xa5swarm\x01\x80\r\n\r\n",  # a client of the node that is at the wrong port
 ]
@@ -135,8 +135,8 @@ async def test_garbage_is_refused(watched: Watched, garbage: bytes, monkeypatch:
     "head",
     [
         b"GET /" + b"x" * 100_000,
-        b"GET /ready HTTP/1.1\r\nHost: node\r\nA: " + b"x" * 100_000,
-        b"GET /ready HTTP/1.1\r\nHost: node\r\n" + b"A: b\r\n" * 20_000,
+        b"GET /ready HTTP/1.1\r\nHost: localhost\r\nA: " + b"x" * 100_000,
+        b"GET /ready HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 20_000,
         b"\r\n" * 1 + b"x" * 1_000_000,
     ],
     ids=["path", "header", "headers", "nothing"],
@@ -148,7 +148,7 @@ async def test_a_head_that_is_too_long(watched: Watched, head: bytes) -> None:
     assert await watched.count("http_refused") == refused + 1
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /re", b"GET /ready HTTP/1.1\r\nHost: node\r\nA: b"])
+@pytest.mark.parametrize("said", [b"", b"GET /re", b"GET /ready HTTP/1.1\r\nHost: localhost\r\nA: b"])
 async def test_a_client_that_does_not_finish_its_request(
     watched: Watched, said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +163,7 @@ async def test_a_client_that_sends_a_byte_at_a_time(watched: Watched, monkeypatc
     """Each byte comes in time, and the request does not."""
     monkeypatch.setattr(limits, "HTTP_IDLE_S", 0.5)
     stream = await watched.connect()
-    head = b"GET /ready HTTP/1.1\r\nHost: node\r\nA: " + b"x" * 10_000
+    head = b"GET /ready HTTP/1.1\r\nHost: localhost\r\nA: " + b"x" * 10_000
     sent = 0
     with trio.fail_after(TEST_S):
         try:
@@ -187,7 +187,7 @@ async def test_a_body_that_never_ends(watched: Watched, kind: bytes, method: byt
 
         async def send() -> None:
             try:
-                await stream.send_all(method + b" /ready HTTP/1.1\r\nHost: node\r\n" + kind + b"\r\n\r\n")
+                await stream.send_all(method + b" /ready HTTP/1.1\r\nHost: localhost\r\n" + kind + b"\r\n\r\n")
                 while True:
                     await stream.send_all(b"10000\r\n" + bytes(65536) + b"\r\n")
             except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -202,7 +202,7 @@ async def test_a_body_that_never_ends(watched: Watched, kind: bytes, method: byt
 
 async def test_requests_that_come_together_are_answered_in_their_order(watched: Watched) -> None:
     paths = [b"/ready", b"/nope", b"/health", b"/ready"]
-    requests = [b"GET " + path + b" HTTP/1.1\r\nHost: node\r\n\r\n" for path in paths]
+    requests = [b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n" for path in paths]
     answer = await watched.ask(b"".join(requests) + LAST)
     assert re.findall(rb"HTTP/1\.1 (\d+) ", answer) == [b"200", b"404", b"200", b"200", b"200"]
 
@@ -224,7 +224,7 @@ async def test_a_client_that_reads_no_answer(watched: Watched, monkeypatch: pyte
     with trio.move_on_after(5.0):
         try:
             while True:
-                await stream.send_all(b"GET /stats HTTP/1.1\r\nHost: node\r\n\r\n" * 10)
+                await stream.send_all(b"GET /stats HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
         except trio.BrokenResourceError:
             pass
     with trio.fail_after(TEST_S):
@@ -248,13 +248,47 @@ async def test_more_connections_than_there_may_be(watched: Watched, monkeypatch:
     await answered(watched)
 
 
+@pytest.mark.parametrize("host", [b"evil.example", b"evil.example:80", b"127.0.0.1.evil.example", b"node", b""])
+@pytest.mark.parametrize("path", [b"/", b"/stats", b"/metrics", b"/health", b"/nothing"])
+async def test_on_loopback_a_name_that_somebody_else_has_led_here_is_refused(
+    watched: Watched, host: bytes, path: bytes
+) -> None:
+    answer = await watched.ask(b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert await watched.count("http_refused") == 1
+
+
+@pytest.mark.parametrize("host", [b"localhost", b"LOCALHOST:9000", b"127.0.0.1:9000", b"[::1]:9000"])
+async def test_on_loopback_its_own_names_are_taken(watched: Watched, host: bytes) -> None:
+    answer = await watched.ask(b"GET /ready HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [(Address("127.0.0.2", 0), b"200"), (Address("0.0.0.0", 0), b"200"), (Address("127.0.0.1", 0), b"400")],
+    ids=["the address itself", "open to others", "another address"],
+)
+async def test_its_own_address_is_taken_and_where_others_reach_it_any_name(address: Address, status: bytes) -> None:
+    from swarm.core.http_pages import node_pages
+
+    sock = listen(address)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(HttpServer(node_pages(make_dht(), address), sock).run)
+        async with await trio.open_tcp_stream(*sock.getsockname()) as stream:  # 0.0.0.0 leads to this machine
+            await stream.send_all(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.2\r\nConnection: close\r\n\r\n")
+            assert (await rest(stream)).startswith(b"HTTP/1.1 " + status)
+        nursery.cancel_scope.cancel()
+    sock.close()
+
+
 @pytest.mark.parametrize(
     "request_",
     [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(1000),
-        b"GET /ready HTTP/1.1\r\nHost: node\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
         b"HTTP2-Settings: AAMAAABk\r\n\r\n",
-        b"GET /ready HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     ],
     ids=["http/2", "h2c", "websocket"],
@@ -271,7 +305,7 @@ async def test_the_nodes_own_clients_do_not_notice(watched: Watched) -> None:
 
     async def hammer(number: int) -> None:
         nonlocal answers
-        requests = [LAST, b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n", b"garbage\r\n\r\n"]
+        requests = [LAST, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"garbage\r\n\r\n"]
         while True:
             await watched.ask(requests[number % len(requests)])
             answers += 1
@@ -301,7 +335,7 @@ async def test_a_page_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(node.run, [])
         stream = await trio.open_tcp_stream(*sock.getsockname())
-        await stream.send_all(b"GET / HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert (await rest(stream)).startswith(b"HTTP/1.1 500 ")
         await stream.aclose()
         node.stop()
@@ -315,8 +349,9 @@ async def test_a_node_that_stops_is_not_ready() -> None:
     from swarm.core.http_pages import node_pages
 
     node = make_dht()
-    sock = listen(Address("127.0.0.1", 0))
-    server = HttpServer(node_pages(node), sock)
+    address = Address("127.0.0.1", 0)
+    sock = listen(address)
+    server = HttpServer(node_pages(node, address), sock)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
         for expected in (b"HTTP/1.1 200 ", b"HTTP/1.1 503 "):
