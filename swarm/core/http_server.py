@@ -17,10 +17,11 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
+import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
@@ -117,6 +118,15 @@ class HttpServer:
             beside.cancel_scope.cancel()
 
 
+class _Http11(H11Protocol):
+    """Answers in HTTP/1.1 whom Hypercorn would answer in HTTP/2."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """An Upgrade to h2c is ignored, as RFC 9110 (7.8) allows. Who begins with HTTP/2 knows no HTTP/1.1."""
+        if (event.method, event.http_version) == (b"PRI", b"2.0"):
+            raise H2ProtocolAssumedError(b"")
+
+
 class _Connection:
     def __init__(self, server: HttpServer, stream: trio.SocketStream) -> None:
         self.too_slow = False
@@ -131,7 +141,7 @@ class _Connection:
         """Until the client closes it, or it is to be closed."""
         server, sock = self._server, self._stream.socket
         async with TaskGroup() as tasks:
-            protocol = H11Protocol(
+            protocol = _Http11(
                 server.answer,  # type: ignore[arg-type] # messages are narrower there than ASGI has them
                 server.config,
                 server.context,
@@ -148,13 +158,13 @@ class _Connection:
         if not self.too_slow:
             await _linger(self._stream)
 
-    async def _read(self, protocol: H11Protocol) -> None:
+    async def _read(self, protocol: "_Http11") -> None:
         try:
             while data := await self._stream.receive_some(READ_BYTES):
                 await protocol.handle(RawData(bytes(data)))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
-        except (H2CProtocolRequiredError, H2ProtocolAssumedError):
+        except H2ProtocolAssumedError:
             self._server.refused += 1
 
     async def _send(self, event: Event) -> None:

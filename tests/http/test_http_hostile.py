@@ -286,17 +286,24 @@ async def test_its_own_address_is_taken_and_where_others_reach_it_any_name(addre
     "request_",
     [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(1000),
-        b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
-        b"HTTP2-Settings: AAMAAABk\r\n\r\n",
         b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     ],
-    ids=["http/2", "h2c", "websocket"],
+    ids=["http/2", "websocket"],
 )
 async def test_other_protocols_are_not_spoken(watched: Watched, request_: bytes) -> None:
     answer = await watched.ask(request_)
     assert b"HTTP/1.1 200" not in answer
     assert await watched.count("http_refused") == 1
+
+
+async def test_who_would_rather_speak_http_2_is_answered_in_http_1(watched: Watched) -> None:
+    """As curl --http2 asks; the connection can be used on."""
+    upgrade = b"Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+    answer = await watched.ask(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: " + upgrade + LAST)
+    assert re.findall(rb"HTTP/\S+ \d+ ", answer) == [b"HTTP/1.1 200 "] * 2
+    assert b"upgrade" not in answer.lower()
+    assert await watched.count("http_refused") == 0
 
 
 async def test_the_nodes_own_clients_do_not_notice(watched: Watched) -> None:
