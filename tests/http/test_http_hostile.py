@@ -8,11 +8,16 @@ import re
 import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from math import inf
 from typing import Any
 
 import pytest
 import trio
 from core.raw_client import GET, PING, PUT, STATS, RawClient, make_dht
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from swarm.core import limits
 from swarm.core.config import Address
@@ -233,19 +238,68 @@ async def test_a_client_that_reads_no_answer(watched: Watched, monkeypatch: pyte
     assert await watched.count("http_refused") == 1
 
 
-async def test_more_connections_than_there_may_be(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "HTTP_IDLE_S", 3.0)
-    idle = [await watched.connect() for _ in range(limits.HTTP_CONNECTIONS_MAX)]
+async def test_slow_clients_keep_nobody_out(watched: Watched) -> None:
+    """The oldest connection whose request is not complete makes room for a new one, and is told so."""
+    slow = [await watched.connect() for _ in range(limits.HTTP_CONNECTIONS_MAX)]
+    for stream in slow:
+        await stream.send_all(b"GET /re")
     with trio.fail_after(TEST_S):
-        while await watched.count("http_connections") < len(idle):
+        while await watched.count("http_connections") < len(slow):
             await trio.sleep(0.01)
-    answer = await watched.ask(LAST)
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    assert answer.endswith(b"too many connections\n")
+    assert (await watched.ask(LAST)).startswith(b"HTTP/1.1 200 ")
+    told = await rest(slow[0])
+    assert told.startswith(b"HTTP/1.1 503 ")
+    assert told.endswith(b"too many connections\n")
     assert await watched.count("http_refused") == 1
-    for stream in idle:
+    await slow[1].send_all(b"ady HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert (await rest(slow[1])).startswith(b"HTTP/1.1 200 "), "the others are as they were"
+
+
+async def test_a_client_that_holds_a_connection_between_requests_makes_room(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HTTP_CONNECTIONS_MAX", 1)
+    monkeypatch.setattr(limits, "HTTP_IDLE_S", inf)
+    stream = await watched.connect()
+    await stream.send_all(READY)
+    with trio.fail_after(TEST_S):
+        answer = b""
+        while not answer.endswith(b"\r\n\r\nready\n"):
+            answer += await stream.receive_some(1000)
+    await answered(watched)  # 503 in the moment in which the first request comes to its end
+    assert await rest(stream) == b"", "it has got what it wanted, and is closed"
+
+
+async def test_more_connections_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None whose request is being answered makes room."""
+    monkeypatch.setattr(limits, "HTTP_CONNECTIONS_MAX", 2)
+    asked, may_answer = trio.Semaphore(0), trio.Event()
+
+    async def answer(_: Request) -> Response:
+        asked.release()
+        await may_answer.wait()
+        return PlainTextResponse("late\n")
+
+    sock = listen(Address("127.0.0.1", 0))
+    server = HttpServer(Starlette(routes=[Route("/", answer)]), sock)
+    request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.run)
+        streams = [await trio.open_tcp_stream(*sock.getsockname()) for _ in range(3)]
+        for stream in streams[:2]:
+            await stream.send_all(request)
+            await asked.acquire()
+        told = await rest(streams[2])
+        assert told.startswith(b"HTTP/1.1 503 ")
+        assert told.endswith(b"too many connections\n")
+        assert (server.refused, server.connections) == (1, 2)
+        may_answer.set()
+        for stream in streams[:2]:
+            assert (await rest(stream)).endswith(b"late\n")
+        nursery.cancel_scope.cancel()
+    for stream in streams:
         await stream.aclose()
-    await answered(watched)
+    sock.close()
 
 
 @pytest.mark.parametrize("host", [b"evil.example", b"evil.example:80", b"127.0.0.1.evil.example", b"node", b""])
@@ -330,8 +384,6 @@ async def test_the_nodes_own_clients_do_not_notice(watched: Watched) -> None:
 async def test_a_page_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     """A bug in what HTTP tells does not take the node down."""
     node = make_dht()
-    from starlette.applications import Starlette
-    from starlette.routing import Route
 
     async def fail(_: Any) -> Any:
         raise ZeroDivisionError("a bug")
