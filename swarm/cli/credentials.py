@@ -7,6 +7,8 @@ has either, and comments and other lines stay as they are.
 import fcntl
 import os
 import secrets
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +29,9 @@ from swarm.core.credentials import (
     read_secret,
 )
 from swarm.core.protocol import CLIENT_NAME, CLIENT_NAME_RULE
+
+LOCK_WAIT_S = 3.0  # for another of these commands, which takes some milliseconds
+LOCK_LOOK_S = 0.02
 
 _NEW_FILE = b"# Clients that may log in: name:key:permissions. `swarm credentials` changes this file.\n"
 
@@ -84,8 +89,6 @@ def add(
         raise click.UsageError(str(error)) from error
     client = KnownClient(Credentials(name, secrets.token_bytes(limits.CLIENT_KEY_BYTES)), permissions)
     line = client.credentials.to_line() + "\n"
-    if client_file is not None and os.path.lexists(client_file) and not replace:
-        raise WrongCall(f"{client_file} is there already; --replace writes over it")
     with _changed(file, make=True) as lines:
         there = _number_of(lines, name)
         if there is None:
@@ -96,7 +99,7 @@ def add(
         else:
             raise WrongCall(f"{name} is in {file} already; --replace gives it a new key, and these permissions")
         if client_file is not None:  # first: a key that nobody has is of no use in the node's file
-            _write(client_file, line.encode(), None)
+            _write_client_file(client_file, line.encode(), replace=replace)
     if client_file is None:
         click.echo(line, nl=False)
         click.echo(f"This line is all that the file of {name} needs (chmod 600); it is not shown again.", err=True)
@@ -160,24 +163,76 @@ def _changed(file: Path, *, make: bool) -> Iterator[list[bytes]]:
         yield lines
         content = b"".join(line + b"\n" for line in lines)
         parse_known_clients(file, content)  # one more than there may be is told
-        _write(file, content, file.stat() if there else None)
+        _write(file.resolve(), content, file.stat() if there else None)  # where it is a link, what it leads to
 
 
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Two of these commands at the same time: one waits for the other."""
-    directory = os.open(file.resolve().parent, os.O_RDONLY)
+    """Two of these commands at the same time: one waits for the other.
+
+    By a lock on a file that nobody else can open: whoever can read the directory, or the credentials, could lock these,
+    and keep a client from being revoked.
+    """
+    file = file.resolve()
+    lock = file.with_name(f".{file.name}.lock")
+    descriptor = _locked(lock)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(directory)
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(lock: Path) -> int:
+    """The descriptor of the lock's file, which this process holds. Failure where somebody else does for too long."""
+    until = time.monotonic() + LOCK_WAIT_S
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, lock):
+                return descriptor
+        except BlockingIOError as error:
+            if time.monotonic() >= until:
+                os.close(descriptor)
+                raise Failure(
+                    f"somebody else holds {lock}, for {LOCK_WAIT_S:.0f} s already: another `swarm credentials` that "
+                    "has not ended (fuser, of the Debian package psmisc, names it)"
+                ) from error
+            time.sleep(LOCK_LOOK_S)
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the file has still that name; who held the lock before has removed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _number_of(lines: list[bytes], name: str) -> int | None:
     """Of the line that is about a client."""
     begin = name.encode() + b":"
     return next((number for number, line in enumerate(lines) if line.lstrip().startswith(begin)), None)
+
+
+def _write_client_file(path: Path, content: bytes, *, replace: bool) -> None:
+    """Does not follow a link: whoever has put it there might get the key, or have a file written over."""
+    if replace and os.path.lexists(path):
+        like = path.lstat()
+        if not stat.S_ISREG(like.st_mode):
+            raise WrongCall(f"{path} is no regular file, and is not replaced")
+        _write(path, content, like)
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise WrongCall(f"{path} is there already; --replace writes over it") from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
 
 
 def _give_to(descriptor: int, like: os.stat_result, path: Path) -> None:
@@ -189,8 +244,7 @@ def _give_to(descriptor: int, like: os.stat_result, path: Path) -> None:
 
 def _write(path: Path, content: bytes, like: os.stat_result | None) -> None:
     """Writes a file that only its owner can read, or one with the owner and mode of another, safely: either it is there
-    as a whole, or what was there before."""
-    path = path.resolve()  # where it is a link, the file that it leads to
+    as a whole, or what was there before. A link is replaced; others never get to read the file."""
     descriptor, name = mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -198,7 +252,7 @@ def _write(path: Path, content: bytes, like: os.stat_result | None) -> None:
             if like is not None:
                 if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
                     _give_to(descriptor, like, path)
-                os.fchmod(descriptor, like.st_mode & 0o777)
+                os.fchmod(descriptor, like.st_mode & 0o750)
             file.flush()
             os.fsync(descriptor)
         Path(name).replace(path)

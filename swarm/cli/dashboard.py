@@ -55,24 +55,24 @@ def dashboard(watched: Watched, address: Address, allow_open_network: bool) -> N
         )
     try:
         from swarm.dashboard.board import Board
-        from swarm.dashboard.server import LOOPBACK_NAMES, serve
+        from swarm.dashboard.server import serve
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in ("starlette", "hypercorn"):
             raise
         raise Failure(f"the dashboard needs {package}: {INSTALL_HTTP}") from error
     logging.getLogger("swarm").setLevel(logging.CRITICAL)  # what its clients would warn of is on the page
+    logging.getLogger("swarm.monitor").setLevel(logging.ERROR)  # a fault in reading an answer is not, as a whole
     try:
         sock = listen(address)
     except NodeError as error:
         raise Failure(str(error)) from error
     with sock:
         place = replace(address, port=sock.getsockname()[1])
-        hosts = (*LOOPBACK_NAMES, place.host) if address.is_loopback else None
         watch, board = watched.watch(), Board(str(place))
 
         async def show() -> None:
             click.echo(f"the dashboard is at http://{place}/ (Ctrl-C ends it)")
-            await serve(sock, board, watch, hosts)
+            await serve(sock, board, watch, place)
 
         look(watch, show)

@@ -59,7 +59,7 @@ def add_http(node: Node, section: HttpSection) -> None:
         sock = listen(section.address)
     except NodeError as error:
         raise NodeError(f"HTTP (address in section [http]): {error}") from error
-    server = HttpServer(node_pages(node), sock)
+    server = HttpServer(node_pages(node, section.address), sock)
     node.service.background.append(server.run)
     node.service.more_statistics.append(server.statistics)
     bound = section.address if section.address.is_unix else replace(section.address, port=sock.getsockname()[1])

@@ -23,6 +23,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from swarm.core.config import Address
+from swarm.core.http_hosts import check_of_host
 from swarm.core.limits import HTTP_SHARED_S
 from swarm.core.metrics import exposition
 from swarm.core.node import Node
@@ -30,7 +32,9 @@ from swarm.core.node import Node
 NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-def node_pages(node: Node) -> Starlette:
+def node_pages(node: Node, address: Address) -> Starlette:
+    """address: where they are served."""
+
     async def health(request: Request) -> Response:
         findings = [{"rule": rule, "text": text} for rule, text in node.health.findings()]
         failed = findings and "strict" in request.query_params
@@ -51,7 +55,8 @@ def node_pages(node: Node) -> Starlette:
             Route("/ready", ready),
             Route("/metrics", _shared(lambda: exposition(node), CONTENT_TYPE_LATEST)),
             Route("/stats", _shared(lambda: _stats(node), "application/json")),
-        ]
+        ],
+        middleware=check_of_host(address),
     )
 
 

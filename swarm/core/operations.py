@@ -5,14 +5,17 @@ WAIT_FOR_NODES), is sent the results, and returns its own. The asynchronous and 
 how they carry out these steps.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from swarm.core import protocol
 from swarm.core.client_session import WAIT_FOR_NODES, Call, Steps
-from swarm.core.errors import SwarmError
+from swarm.core.errors import ProtocolError, SwarmError
 from swarm.core.known_nodes import KnownNodes
-from swarm.core.protocol import Request
+from swarm.core.protocol import Request, brief
+
+Entry = TypeVar("Entry")
 
 _check_name = lru_cache(maxsize=1024)(protocol.check_channel)
 
@@ -74,13 +77,42 @@ def node_statistics(known: KnownNodes) -> Steps[dict[str, dict[str, Any]]]:
 
 
 def node_health(known: KnownNodes) -> Steps[dict[str, list[tuple[str, str]]]]:
-    answers = yield from ask_all(known, protocol.HEALTH)
-    return {known.nodes[node]: list(map(tuple, each)) for node, each in zip(known.in_order(), answers, strict=True)}
+    return (yield from _ask_all_for_lists(known, protocol.HEALTH, _finding))
 
 
 def node_events(known: KnownNodes) -> Steps[dict[str, list[tuple[float, str, str]]]]:
-    answers = yield from ask_all(known, protocol.EVENTS)
-    return {known.nodes[node]: list(map(tuple, each)) for node, each in zip(known.in_order(), answers, strict=True)}
+    return (yield from _ask_all_for_lists(known, protocol.EVENTS, _event))
+
+
+def _ask_all_for_lists(
+    known: KnownNodes, request: Request, read: Callable[[object], Entry | None]
+) -> Steps[dict[str, list[Entry]]]:
+    """The answers of all nodes, by their addresses. ProtocolError, which names the node, where `read` finds an entry to
+    be none: what a node says is not believed."""
+    answers = yield from ask_all(known, request)
+    told: dict[str, list[Entry]] = {}
+    for node, answer in zip(known.in_order(), answers, strict=True):
+        entries = [read(each) for each in answer] if isinstance(answer, list | tuple) else [None]
+        told[known.nodes[node]] = [entry for entry in entries if entry is not None]
+        if None in entries:
+            error = ProtocolError(f"the node's answer has another form than it must have: {brief(answer)}")
+            error.node, error.request = known.nodes[node], request.name
+            raise error
+    return told
+
+
+def _finding(said: object) -> tuple[str, str] | None:
+    match said:
+        case [str(rule), str(text)]:
+            return rule, text
+    return None
+
+
+def _event(said: object) -> tuple[float, str, str] | None:
+    match said:
+        case [int(at_s) | float(at_s), str(level), str(text)]:
+            return float(at_s), level, text
+    return None
 
 
 def ping(known: KnownNodes) -> Steps[None]:

@@ -12,11 +12,15 @@ from swarm.core import protocol
 from swarm.core.channel_patterns import ChannelSet
 from swarm.core.credentials import Permissions
 from swarm.core.errors import NotAllowed
+from swarm.core.health import Finding
 from swarm.core.protocol import Access, check_channel
 from swarm.core.request_handler import RequestHandler, RequestTables, Service
 
 _ARGUMENTS_BEFORE = {"at once": 0, "batch": 1, "stream": 0, "direct": 2}
 """What a handler of each mode is called with before the request's own arguments."""
+
+_NO_DETAILS = "ask with credentials that may read all channels (read=*) for details"
+"""In place of what a health rule has found: its text may name channels, and directories of the node."""
 
 
 class Refuse(Protocol):
@@ -42,6 +46,8 @@ def _restrict(handler: RequestHandler, permissions: Permissions, refuse: Refuse)
     allowed = permissions.of(request.access)
     if allowed.is_every:
         return handler
+    if request is protocol.HEALTH:
+        return replace(handler, function=lambda connection: _without_details(function(connection)))
     names = [parameter.name for parameter in request.parameters]
     at = _ARGUMENTS_BEFORE[handler.mode]
     if "channel" in names:
@@ -105,3 +111,7 @@ def _refused(access: Access, refuse: Refuse) -> Callable[..., Any]:
 def _of_channels(statistics: dict[str, Any], permissions: Permissions) -> dict[str, Any]:
     channels = {name: each for name, each in statistics["channel"].items() if permissions.any_for(name)}
     return statistics | {"channel": channels}
+
+
+def _without_details(findings: list[Finding]) -> list[Finding]:
+    return [finding._replace(text=_NO_DETAILS) for finding in findings]

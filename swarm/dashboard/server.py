@@ -13,7 +13,6 @@ page load nothing from elsewhere and run no script but its own, even if a text o
 
 import socket
 import time
-from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import PurePosixPath
@@ -22,17 +21,16 @@ import trio
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from swarm.core.config import Address
+from swarm.core.http_hosts import check_of_host
 from swarm.core.http_server import HttpServer
 from swarm.dashboard.board import INTERVAL_S, Board
 from swarm.monitor import Watch
-
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _HEADERS = {
@@ -45,12 +43,12 @@ _HEADERS = {
 }
 
 
-async def serve(sock: socket.socket, board: Board, watch: Watch, hosts: Sequence[str] | None) -> None:
+async def serve(sock: socket.socket, board: Board, watch: Watch, address: Address) -> None:
     """Serves until it is cancelled.
 
-    sock: it listens. watch: it runs. hosts: the names by which the page may be asked for; None: any.
+    sock: it listens at the address. watch: it runs.
     """
-    app = make_app(board, hosts)
+    app = make_app(board, address)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_look, watch, board)
         await HttpServer(app, sock).run()
@@ -67,8 +65,8 @@ async def _look(watch: Watch, board: Board) -> None:
 # The application.
 
 
-def make_app(board: Board, hosts: Sequence[str] | None) -> ASGIApp:
-    """The page at /, its parts beside it, and the board at /data.json."""
+def make_app(board: Board, address: Address) -> ASGIApp:
+    """The page at /, its parts beside it, and the board at /data.json. address: where it is served."""
     pages = _read_static()
 
     # Both are async although they wait for nothing: others are run in threads.
@@ -85,9 +83,7 @@ def make_app(board: Board, hosts: Sequence[str] | None) -> ASGIApp:
             return PlainTextResponse("after is the number of the last tick that is known\n", 400)
         return Response(board.answer(request.query_params.get("run", ""), int(after)), media_type="application/json")
 
-    middleware = [Middleware(_SafeHeaders)]
-    if hosts is not None:
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False))
+    middleware = [Middleware(_SafeHeaders), *check_of_host(address)]
     return Starlette(routes=[Route("/data.json", data), Route("/{path:path}", page)], middleware=middleware)
 
 

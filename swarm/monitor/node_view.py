@@ -27,6 +27,7 @@ EVENTS_MAX = 50  # what a node keeps
 CHANNELS_MAX = 16384  # of one node; four times what a node has by default
 FULLEST_MAX = 5  # queues
 FIGURE_MAX = 2.0**64
+EVENT_AT_S_MAX = 4e9  # the year 2096: who shows times may count on one that calendars know
 
 Number = TypeVar("Number", int, float)
 Figures = Mapping[str, Any]
@@ -196,7 +197,7 @@ def read_events(answer: object) -> tuple[Event, ...]:
 
 def _event(entry: object) -> Event:
     match entry:
-        case [int(at_s) | float(at_s), str(level), str(text)] if 0 <= at_s < FIGURE_MAX:
+        case [int(at_s) | float(at_s), str(level), str(text)] if 0 <= at_s <= EVENT_AT_S_MAX:
             return float(at_s), printable(level, NAME_LENGTH_MAX), printable(text)
     raise ProtocolError(f"{brief(entry)} is no event of a node")
 
@@ -233,7 +234,8 @@ def _figures_of(told: object) -> dict[str, Any]:
     if not isinstance(told, Mapping) or len(told) > REQUESTS_MAX:
         raise ProtocolError(f"in the node's statistics a channel is {brief(told)}")
     figures: dict[str, Any] = _plain_figures(told)
-    if isinstance(subscribers := told.get("subscriber"), Mapping):
+    if "subscriber" in told:
+        subscribers = _mapping(told, "subscriber")
         if len(subscribers) > CHANNELS_MAX:
             raise ProtocolError(f"in the node's statistics a channel has {len(subscribers)} subscribers")
         figures["subscriber"] = {

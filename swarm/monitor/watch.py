@@ -10,6 +10,7 @@ figures for each question of the last `history_s`.
 """
 
 import errno
+import logging
 import math
 import socket
 import ssl
@@ -17,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from traceback import format_tb
 from typing import Any
 
 import anyio
@@ -53,6 +55,8 @@ from swarm.monitor.node_view import (
 from swarm.monitor.rates import Counters, rates
 
 __all__ = ["KINDS", "NodeView", "Reason", "Sample", "Target", "Watch"]
+
+log = logging.getLogger(__name__)
 
 KINDS = ("dht", "queue", "logfiles")
 QUESTIONS = (protocol.STATS, protocol.HEALTH, protocol.EVENTS)
@@ -235,13 +239,23 @@ class _WatchedNode:
                 await anyio.sleep_until(due)
 
     async def _ask(self) -> None:
+        error_before = self.view.error
         try:
             statistics, health, events = await self._client.ask()
             self._take(statistics)
             self.view = replace(self.view, findings=read_findings(health), events=read_events(events))
         except SwarmError as error:
-            self._before = None
-            self.view = self.view.down(_reason(error), _text(error))
+            self._down(_reason(error), _text(error))
+        except Exception as error:  # noqa: BLE001 # a stranger led to it: it must not end the watch of all others
+            text = printable(f"its answer cannot be read: {type(error).__name__}: {error}")
+            if text != error_before:  # once, not with every question
+                where = "".join(format_tb(error.__traceback__))  # without its text, which may be the stranger's
+                log.error("%s %s: %s\n%s", self.view.kind, self.view.address, text, where)
+            self._down(Reason.PROTOCOL, text)
+
+    def _down(self, reason: Reason, text: str) -> None:
+        self._before = None
+        self.view = self.view.down(reason, text)
 
     def _take(self, statistics: object) -> None:
         if not isinstance(statistics, Mapping):

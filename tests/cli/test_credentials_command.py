@@ -1,5 +1,6 @@
 """`swarm credentials`, and commands that log in."""
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -55,6 +56,37 @@ def test_add_writes_the_clients_file(tmp_path: Path) -> None:
     done = add(file, "bob", "--read", "*", "--client-file", str(mine))
     assert (done.returncode, (mine.read_bytes(), file.read_bytes())) == (2, before)
     assert b"is there already" in done.stderr
+
+
+def test_a_clients_file_that_is_replaced_keeps_its_owner_and_mode(tmp_path: Path) -> None:
+    file, mine = tmp_path / "node", tmp_path / "mine"
+    mine.write_text("old")
+    mine.chmod(0o640)
+    if os.geteuid() == 0:  # nobody else can give files away
+        os.chown(mine, 1234, 4321)
+    before = mine.stat()
+    assert add(file, "alice", "--read", "*", "--client-file", str(mine), "--replace").returncode == 0
+    after = mine.stat()
+    assert (after.st_uid, after.st_gid, mode_of(mine)) == (before.st_uid, before.st_gid, 0o640)
+    assert mine.read_text() == read_known_clients(file)["alice"].credentials.to_line() + "\n"
+    mine.chmod(0o666)
+    assert add(file, "alice", "--read", "*", "--client-file", str(mine), "--replace").returncode == 0
+    assert mode_of(mine) == 0o640, "others cannot read it, and its group cannot write it"
+
+
+@pytest.mark.parametrize("options", [[], ["--replace"]])
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nothing"])
+def test_a_clients_file_that_is_a_link_is_not_followed(options: list[str], there: bool, tmp_path: Path) -> None:
+    file, link, elsewhere = tmp_path / "node", tmp_path / "mine", tmp_path / "elsewhere"
+    if there:
+        elsewhere.write_text("not mine")
+    link.symlink_to(elsewhere)
+    done = add(file, "alice", "--read", "*", "--client-file", str(link), *options)
+    assert done.returncode == 2
+    assert (b"no regular file" if options else b"is there already") in done.stderr
+    assert link.is_symlink()
+    assert elsewhere.read_text() == "not mine" if there else not elsewhere.exists()
+    assert not file.exists(), "nobody has the key"
 
 
 def test_keys_are_random(tmp_path: Path) -> None:
@@ -117,6 +149,44 @@ def test_commands_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
         done = list(threads.map(lambda number: add(file, f"c{number}", "--read", "*"), range(8)))
     assert [each.returncode for each in done] == [0] * 8
     assert set(read_known_clients(file)) == {f"c{number}" for number in range(8)}
+
+
+def test_who_can_read_the_directory_cannot_hold_the_command_up(tmp_path: Path) -> None:
+    file = tmp_path / "node"
+    assert add(file, "alice", "--read", "*").returncode == 0
+    file.chmod(0o640)
+    held = [os.open(path, os.O_RDONLY) for path in (tmp_path, file)]
+    for descriptor in held:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    done = swarm("credentials", "revoke", "alice", "--file", str(file))
+    for descriptor in held:
+        os.close(descriptor)
+    assert done.returncode == 0, done.stderr
+    assert read_known_clients(file) == {}
+
+
+def test_a_command_that_does_not_end_is_told_to_the_next(tmp_path: Path) -> None:
+    file, lock = tmp_path / "node", tmp_path / ".node.lock"
+    assert add(file, "alice", "--read", "*").returncode == 0
+    lock.touch(0o600)
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = swarm("credentials", "revoke", "alice", "--file", str(file))
+    assert done.returncode == 1
+    assert f"somebody else holds {lock}" in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+    assert set(read_known_clients(file)) == {"alice"}
+    done = swarm("credentials", "revoke", "alice", "--file", str(file))
+    assert done.returncode == 0, "one that a killed command has left does no harm"
+    assert not lock.exists()
+
+
+def test_a_lock_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / ".node.lock").symlink_to(tmp_path / "elsewhere")
+    done = add(tmp_path / "node", "alice", "--read", "*")
+    assert done.returncode == 1
+    assert b".node.lock" in done.stderr
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(

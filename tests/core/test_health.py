@@ -12,11 +12,14 @@ import trio
 from core.raw_client import EVENTS, HEALTH, MIB, PUT, REMOVE_CHANNEL, STATS, DirectConnection, at_work, make_dht
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from swarm.blocking import DhtClient
+from swarm.core.errors import ProtocolError
 from swarm.core.health import GIB, Finding, Health, certificate_expires, disk_nearly_full, loop_lags, memory_nearly_full
 from swarm.core.logs import Logs, open_logs
 from swarm.core.node import Node
 from swarm.core.tls import NodeTls
 from tests.certificates import EXPIRED, NOT_YET, Authority
+from tests.monitor.hostile import hostile_node
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 LIMIT = 100 * MIB
@@ -276,3 +279,24 @@ def test_every_rule_is_documented() -> None:
         "dump_too_old",
         "certificate_expires",
     }
+
+
+WRONG = [5, "text", None, {"a": 1}, [5], [None], ["rule", "text"], [[]], [["rule"]], [["rule", "text", "more", "more"]]]
+
+
+@pytest.mark.parametrize("said", [*WRONG, [["rule", 5]], [["now", "WARNING", "text"]], [[1.5, "WARNING", b"text"]]])
+@pytest.mark.parametrize("code", [HEALTH, EVENTS], ids=["health", "events"])
+def test_what_is_no_answer_is_an_error_that_names_the_node(code: int, said: object) -> None:
+    with hostile_node("dht", lambda _: said) as address, DhtClient(address) as client:
+        ask = client.node_health if code == HEALTH else client.node_events
+        with pytest.raises(ProtocolError) as raised:
+            ask()
+    assert (raised.value.node, raised.value.request) == (address, "health" if code == HEALTH else "events")
+    assert address in str(raised.value)
+
+
+def test_what_is_an_answer_is_given() -> None:
+    answers = {HEALTH: [["rule", "text"]], EVENTS: [[5, "WARNING", "a"], [6.5, "ERROR", "b"]]}
+    with hostile_node("dht", answers.get) as address, DhtClient(address) as client:
+        assert client.node_health() == {address: [("rule", "text")]}
+        assert client.node_events() == {address: [(5.0, "WARNING", "a"), (6.5, "ERROR", "b")]}

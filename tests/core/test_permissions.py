@@ -273,6 +273,23 @@ async def test_only_channels_with_any_permission_are_told(tmp_path: Path) -> Non
             assert client.result(protocol.SIZE.code)[0] == 4
 
 
+async def test_what_health_rules_find_names_nothing_to_who_may_not_read_all(tmp_path: Path) -> None:
+    permissions = [ALL, "read=*", "read=other", "read=pay* write=* admin=*"]
+    async with node_with("queue", tmp_path, *permissions) as (_, (owner, reader, *others)):
+        for _ in range(60):
+            owner.result(queue_protocol.PUSH.code, "payroll", b"x" * 1000)
+        for client in (owner, reader):
+            ((rule, text),) = client.result(protocol.HEALTH.code)
+            assert rule == "queue_nearly_full"
+            assert "the queue of payroll is" in text
+        for client in others:
+            ((rule, text),) = client.result(protocol.HEALTH.code)
+            assert (rule, text) == (
+                "queue_nearly_full",
+                "ask with credentials that may read all channels (read=*) for details",
+            )
+
+
 async def test_consumers_need_to_read_and_nothing_else(tmp_path: Path) -> None:
     push, consume, acknowledge = (
         each.code for each in (queue_protocol.PUSH, queue_protocol.CONSUME, queue_protocol.ACKNOWLEDGE)

@@ -17,7 +17,7 @@ from swarm.core.config import Address
 from swarm.core.http_server import HttpServer
 from swarm.core.node import listen
 from swarm.dashboard.board import Board
-from swarm.dashboard.server import LOOPBACK_NAMES, make_app
+from swarm.dashboard.server import make_app
 from swarm.dht.hash_range import split_evenly
 from swarm.monitor import NodeView
 from tests.cli.commands import SWARM
@@ -81,7 +81,8 @@ def running_dashboard(directory: Path, *options: str, port: int = 0) -> Iterator
 @contextmanager
 def serving(board: Board) -> Iterator[str]:
     """Serves a board as the dashboard does; where."""
-    with listen(Address("127.0.0.1", 0)) as sock:
+    address = Address("127.0.0.1", 0)
+    with listen(address) as sock:
         started = threading.Event()
         stop = trio.CancelScope()
         tokens: list[trio.lowlevel.TrioToken] = []
@@ -90,7 +91,7 @@ def serving(board: Board) -> Iterator[str]:
             tokens.append(trio.lowlevel.current_trio_token())
             started.set()
             with stop:
-                await HttpServer(make_app(board, LOOPBACK_NAMES), sock).run()
+                await HttpServer(make_app(board, address), sock).run()
 
         thread = threading.Thread(target=trio.run, args=[run])
         thread.start()

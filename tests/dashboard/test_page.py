@@ -172,6 +172,19 @@ def test_what_nodes_say_is_shown_as_text(browser: Browser) -> None:
         assert browser.complaints() == []
 
 
+def test_what_cannot_be_drawn_is_told_and_the_page_goes_on(browser: Browser) -> None:
+    views = dht_views(1)
+    board = board_of([replace(view, events=((1e18, "ERROR", "no such time"),)) for view in views])
+    with serving(board) as url:
+        browser.open(url)
+        browser.wait_for_text("#connection", "^cannot be drawn: .*Invalid time value")
+        assert browser.run("return document.body.classList.contains('lost')")
+        board.take(views, NOW_S + 3)
+        browser.wait_for_text("#connection", "^live ")
+        assert cell(browser, "nodes", 1, "State") == "up"
+        assert not browser.run("return document.body.classList.contains('lost')")
+
+
 def test_gaps_and_overlaps_are_drawn_and_named(browser: Browser) -> None:
     ranges = [HashRange(0, HASH_MAX // 2), HashRange(HASH_MAX // 4, HASH_MAX // 4 * 3)]
     views = [replace(view, hash_range=each) for view, each in zip(dht_views(2), ranges, strict=True)]

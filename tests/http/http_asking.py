@@ -68,10 +68,10 @@ def ended(sock: socket.socket) -> bool:
         return True
 
 
-def get(address: tuple[str, int], path: str, method: str = "GET") -> Answer:
+def get(address: tuple[str, int], path: str, method: str = "GET", host: str = "localhost") -> Answer:
     """On a connection of its own."""
     with closing(connect(address)) as sock:
-        sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         answer = read_answer(sock, head_only=method == "HEAD")
         assert ended(sock)
         return answer

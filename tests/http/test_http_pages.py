@@ -142,20 +142,20 @@ def test_unknown_paths(address: tuple[str, int], path: str) -> None:
 def test_a_connection_is_used_for_several_requests(address: tuple[str, int]) -> None:
     with connect(address) as sock:
         for _ in range(3):
-            sock.sendall(b"GET /ready HTTP/1.1\r\nHost: node\r\n\r\n")
+            sock.sendall(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert read_answer(sock).body == b"ready\n"
 
 
 def test_http_1_0(address: tuple[str, int]) -> None:
     with connect(address) as sock:
-        sock.sendall(b"GET /ready HTTP/1.0\r\n\r\n")
+        sock.sendall(b"GET /ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
         assert read_answer(sock).body == b"ready\n"
         assert ended(sock)
 
 
 def test_a_client_that_closes_its_side_is_answered(address: tuple[str, int]) -> None:
     with connect(address) as sock:
-        sock.sendall(b"GET /ready HTTP/1.1\r\nHost: node\r\n\r\n")
+        sock.sendall(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
         sock.shutdown(socket.SHUT_WR)
         assert read_answer(sock).body == b"ready\n"
         assert ended(sock)
@@ -242,7 +242,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     with make_process("queue", tmp_path, replace(HTTP, address=Address.unix(str(path)))):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(path))
-            sock.sendall(b"GET /health HTTP/1.1\r\nHost: node\r\n\r\n")
+            sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = read_answer(sock)
         assert json.loads(answer.body)["kind"] == "queue"
 
@@ -251,7 +251,7 @@ def test_http_ends_with_the_node(tmp_path: Path) -> None:
     with make_process("dht", tmp_path) as process:
         address = http_address(process)
         with connect(address) as sock, client_of("dht", process):
-            sock.sendall(b"GET /ready HTTP/1.1\r\nHost: node\r\n\r\n")
+            sock.sendall(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert read_answer(sock).status == 200
             assert process.stop() == 0
             assert ended(sock)

@@ -18,6 +18,7 @@ from swarm.core.config import Address, parse_address
 from swarm.core.limits import MIB
 from swarm.dht.hash_range import HashRange
 from swarm.monitor import NodeView, Reason, Target, Watch
+from swarm.monitor.node_view import read_events
 from swarm.testing import DhtProcess, LogfilesProcess, QueueProcess
 from tests.monitor.hostile import EVENTS, HEALTH, STATS, UNKNOWN, for_stats, hello, hostile_node
 from tests.waiting import PATIENCE_S
@@ -213,6 +214,7 @@ HOSTILE = {
     "a channel": {"channel": {"channel": "\x1b[2J"}},
     "many channels": {"channel": {f"c{number}": {} for number in range(20_000)}},
     "escape for a figure": {"channel": {"channel": {"\x1b[2J": 1}}},
+    "a number for subscribers": {"channel": {"channel": {"subscriber": 5}}},
     "escape for a subscriber": {"channel": {"channel": {"subscriber": {"\x1b[2J": {}}}}},
 }
 
@@ -232,6 +234,30 @@ async def test_an_answer_that_cannot_be_decoded_is_an_error_of_the_node() -> Non
     with hostile_node("dht", for_stats({"channel": {5: {}}})) as address:
         async with watching(target("dht", address), timeout_s=0.5) as watch:
             assert watch.views()[0].state == "down"
+
+
+async def test_a_fault_in_reading_an_answer_takes_nobody_else_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read_and_trip(answer: object) -> Any:
+        if answer == [[1.5, "WARNING", "trip"]]:
+            raise AttributeError("\x1b[2J unforeseen")
+        return read_events(answer)
+
+    monkeypatch.setattr("swarm.monitor.watch.read_events", read_and_trip)
+    answers = {STATS: {}, HEALTH: [], EVENTS: [[1.5, "WARNING", "trip"]]}
+    with hostile_node("dht", lambda code: answers[code]) as evil, DhtProcess(tmp_path) as node:
+        async with watching(target("dht", evil), target("dht", node.address)) as watch:
+            uptime_s = watch.views()[1].uptime_s
+            await view_that(watch, lambda view: view.uptime_s > uptime_s, 1)
+            await view_that(watch, lambda _: len(watch.history("dht", evil)) > 2)
+            down = watch.views()[0]
+    assert (down.state, down.reason) == ("down", Reason.PROTOCOL)
+    assert down.error == r"its answer cannot be read: AttributeError: \x1b[2J unforeseen"
+    [record] = [each for each in caplog.records if each.name == "swarm.monitor.watch"]  # once, not with every question
+    assert f"dht {evil}: {down.error}\n" in record.getMessage()
+    assert "in read_and_trip" in record.getMessage()
+    assert "\x1b" not in record.getMessage()
 
 
 async def test_what_a_node_calls_itself_is_printable_and_short() -> None:
@@ -303,6 +329,7 @@ async def test_what_it_has_logged(tmp_path: Path) -> None:
         (EVENTS, [["now", "WARNING", "text"]]),
         (EVENTS, [[float("nan"), "WARNING", "text"]]),
         (EVENTS, [[-1, "WARNING", "text"]]),
+        (EVENTS, [[1e18, "WARNING", "text"]]),
     ],
 )
 async def test_findings_and_events_that_are_none_are_an_error_of_the_node(code: int, said: object) -> None:

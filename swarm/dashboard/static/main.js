@@ -88,6 +88,13 @@ function lost(error) {
   tellConnection("bad", answered_ms === null ? "no connection" : "connection lost", since, String(error.message ?? error));
 }
 
+/** There is an answer, and a fault in this page or in what it got: what is shown is old, at least in part. */
+function notDrawn(error) {
+  console.error(error);
+  document.body.classList.add("lost");
+  tellConnection("bad", `cannot be drawn: ${error.message ?? error}`, "", String(error));
+}
+
 /** when: what changes each second. It is not read aloud. */
 function tellConnection(state, text, when, why) {
   const pill = document.getElementById("connection");
@@ -119,8 +126,12 @@ for (;;) {
   if (answer) {
     answered_ms = Date.now();
     failures = 0;
-    draw(answer);
-    connected(answer.now?.at_s);
+    try {
+      draw(answer);
+      connected(answer.now?.at_s);
+    } catch (error) {
+      notDrawn(error);
+    }
   }
   const interval_ms = answer?.now ? answer.interval_s * 1000 : failures === 1 ? SECOND_TRY_MS : RETRY_MS;
   await pause(Math.max(interval_ms - (performance.now() - begun_ms), 100));
