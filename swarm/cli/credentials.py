@@ -242,14 +242,25 @@ def _give_to(descriptor: int, like: os.stat_result, path: Path) -> None:
         raise Failure(f"{path} belongs to somebody else: only they, and root, can change it") from error
 
 
+def _give_to_group_of(descriptor: int, directory: Path) -> None:
+    """So that the nodes can read a new file: /srv/KIND/NAME/etc is root's, and its group is theirs."""
+    group = directory.stat().st_gid
+    if group != os.getegid():
+        with suppress(PermissionError):
+            os.fchown(descriptor, -1, group)
+            os.fchmod(descriptor, 0o640)
+
+
 def _write(path: Path, content: bytes, like: os.stat_result | None) -> None:
-    """Writes a file that only its owner can read, or one with the owner and mode of another, safely: either it is there
-    as a whole, or what was there before. A link is replaced; others never get to read the file."""
+    """Writes a file that its owner and the group of its directory can read, or one with the owner and mode of another,
+    safely: it is there as a whole, or what was there before. A link is replaced; others never get to read the file."""
     descriptor, name = mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-            if like is not None:
+            if like is None:
+                _give_to_group_of(descriptor, path.parent)
+            else:
                 if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
                     _give_to(descriptor, like, path)
                 os.fchmod(descriptor, like.st_mode & 0o750)

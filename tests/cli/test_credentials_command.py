@@ -305,3 +305,15 @@ def test_dhtdump_logs_in(tmp_path: Path) -> None:
         missing = run("--credentials", str(tmp_path / "missing"))
         assert missing.returncode == 78
         assert b"cannot read the credentials file" in missing.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another group")
+def test_a_new_file_of_a_node_can_be_read_by_the_group_of_its_directory(tmp_path: Path) -> None:
+    group = 12345
+    os.chown(tmp_path, -1, group)
+    file = tmp_path / "credentials"
+    for options in (["a", "--read", "*"], ["b", "--read", "*"]):
+        done = swarm("credentials", "add", *options, "--file", str(file))
+        assert done.returncode == 0, done.stderr
+        assert (file.stat().st_gid, stat.S_IMODE(file.stat().st_mode)) == (group, 0o640)
+    assert list(read_known_clients(file)) == ["a", "b"]
