@@ -163,7 +163,11 @@ class ClientSession(Generic[Owner]):
         if not messages:
             return b""
         self._messages = []
-        return self._encoder.encode(messages, alone_above=limits.FRAME_BYTES_PLAIN)
+        above = limits.FRAME_BYTES_PLAIN
+        if len(messages) <= limits.FRAME_MESSAGES:
+            return self._encoder.encode(messages, alone_above=above)
+        parts = (messages[at : at + limits.FRAME_MESSAGES] for at in range(0, len(messages), limits.FRAME_MESSAGES))
+        return b"".join(self._encoder.encode(part, alone_above=above) for part in parts)
 
     def receive(self, data: memoryview) -> list[tuple[Owner, int, Any]]:
         """Takes what came in; the answers in it: (owner, status, result).
