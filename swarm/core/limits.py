@@ -36,13 +36,16 @@ REQUEST_ID_MAX = 2**32 - 1
 STREAMS_MAX = 64  # at once, per connection: each holds a task and some batches
 CREDIT_MAX = 64  # batches a stream may be ahead of its client
 OUTPUT_BYTES_MAX = 1 * MIB  # past it, requests of a client that does not read are left unread
+STRANGER_OUTPUT_BYTES_MAX = 4 * KIB  # the same before the login: it needs a hello and some answers
 HELD_REPLY_BYTES = 256  # what an answer counts as output while it is held: about what it takes in memory
 HELLO_TIMEOUT_S = 10.0  # from accepting the connection on, so with TLS its handshake included
+LAST_NOTICE_S = 1.0  # for a stranger to read why its time is over, where the system does not keep that for it
 HANDSHAKES_MAX = 256  # of TLS that are not complete, per node; one more takes the place of the oldest
 UNFINISHED_FRAME_TIMEOUT_S = 60.0  # a client that stops in the middle of a frame does not keep its memory for ever
 UNFINISHED_SHARE = 1 / 16  # of memory_limit (or two frames) that all connections' input may take that waits for more
 UNFINISHED_BYTES_FREE = 16 * KIB  # of one connection, whatever the others hold: so much is an ordinary request
 STALLED_OUTPUT_TIMEOUT_S = 60.0  # a client that reads nothing for so long is gone
+CLOSING_TIMEOUT_S = 600.0  # for the last output of a connection to leave, however slowly it is read
 CONNECTIONS_MAX = 4096  # default, per node
 
 # Authentication.

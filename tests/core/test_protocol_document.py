@@ -204,6 +204,8 @@ def test_bounds_of_requests_and_connections() -> None:
         limits.STALLED_OUTPUT_TIMEOUT_S
     )
     closes = "3. Requests and replies"
+    assert number_after("has not read the last of it", closes) == limits.CLOSING_TIMEOUT_S
+    assert number_after("it stands still while", "8. Authentication") == limits.STRANGER_OUTPUT_BYTES_MAX
     assert number_after("When nothing more has come of a frame for", closes) == limits.UNFINISHED_FRAME_TIMEOUT_S
     assert number_after("may take 1/", closes) == 1 / limits.UNFINISHED_SHARE
     assert number_after("memory limit (", closes) == 2 * limits.FRAME_BYTES_MAX
