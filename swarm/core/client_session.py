@@ -87,7 +87,7 @@ class ClientSession(Generic[Owner]):
         self._settings = settings
         self._login: tuple[NodeHello, ClientLogin, int] | None = None
         """While its answer is awaited: the node's hello, and the id of the request."""
-        self._decoder = FrameDecoder(frame_bytes_max=limits.FRAME_BYTES_MAX, counted=False)
+        self._decoder = FrameDecoder(frame_bytes_max=limits.HELLO_BYTES_MAX, counted=False)
         self._encoder = FrameEncoder()
         self._messages: list[Message] = []
         self._next_id = 1
@@ -214,11 +214,16 @@ class ClientSession(Generic[Owner]):
             raise WrongKind(f"this is a {hello.kind} node, not a {kind} node", {"kind": hello.kind})
         login = begin_login(hello.authentication, hello.nonce, self._settings.credentials)
         if login is None:
-            self.hello = hello
+            self._use(hello)
         else:
             self._login = hello, login, self._new_id()
             self._messages.append((self._login[2], AUTHENTICATE.code, *login.arguments()))
         self._decoder.compression = self._encoder.compression = hello.compression == LZ4
+
+    def _use(self, hello: NodeHello) -> None:
+        """The node is what it should be: its answers may be large."""
+        self.hello = hello
+        self._decoder.frame_bytes_max = limits.FRAME_BYTES_MAX
 
     def login_late(self, seconds: float) -> NotAuthenticated | None:
         """For who has waited so long for `hello` and gives up: what is to be told where it is the login that was not
@@ -236,7 +241,7 @@ class ClientSession(Generic[Owner]):
                 if request_id == 0 or status != protocol.DONE:
                     raise from_wire(status, result)
                 login.check(result)
-                self.hello = hello
+                self._use(hello)
             case _:
                 raise ProtocolError("the node has answered something else than the login")
 

@@ -200,7 +200,7 @@ class FrameDecoder:
         length = int.from_bytes(header, "big") & ~_COMPRESSED
         if header[0] >= 0x80 and not self.compression:
             raise ProtocolError("a compressed frame (or no frame at all), though compression was not agreed to")
-        if self.frame_bytes_max == limits.HELLO_BYTES_MAX and header.startswith(_TLS):
+        if self._counted and self.frame_bytes_max == limits.HELLO_BYTES_MAX and header.startswith(_TLS):
             raise TlsFailed(
                 "the client speaks TLS, and this node does not: configure [tls] here, or reach it without TLS"
             )
