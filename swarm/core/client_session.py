@@ -90,6 +90,8 @@ class ClientSession(Generic[Owner]):
         self._decoder = FrameDecoder(frame_bytes_max=limits.HELLO_BYTES_MAX, counted=False)
         self._encoder = FrameEncoder()
         self._messages: list[Message] = []
+        self._streams: set[int] = set()
+        """Which of those that are waited for may have batches, perhaps with some that are not any more."""
         self._next_id = 1
 
     def begin(self) -> bytes:
@@ -105,6 +107,9 @@ class ClientSession(Generic[Owner]):
             most = limits.CLIENT_REQUESTS_MAX
             raise TooManyRequests(f"{most} requests wait for their answers on this connection", {"limit": most})
         request_id = self._new_id()
+        if request.streams:
+            self._streams.intersection_update(self.waiting)
+            self._streams.add(request_id)
         self.waiting[request_id] = owner
         self._messages.append((request_id, request.code, *arguments))
         return request_id
@@ -131,7 +136,7 @@ class ClientSession(Generic[Owner]):
             [(answered_id, status, result)] = decode_body(data[HEADER_BYTES:], False)
         except (TypeError, ValueError, ProtocolError):
             return None
-        return (status, result) if answered_id == request_id else None
+        return (status, result) if answered_id == request_id and status != protocol.BATCH else None
 
     def _new_id(self) -> int:
         request_id = self._next_id
@@ -202,6 +207,8 @@ class ClientSession(Generic[Owner]):
                 continue  # nobody waits for it any more
             except (TypeError, ValueError) as error:
                 raise ProtocolError(f"the node sent {brief(message)}, which is no reply") from error
+            if status == protocol.BATCH and request_id not in self._streams:
+                raise ProtocolError("the node sent a batch in answer to a request that has none")
             answers.append((owner, status, result))
 
     def _greeted(self, messages: list[Message]) -> None:

@@ -4,13 +4,14 @@ import tracemalloc
 
 import msgpack
 import pytest
-from raw_client import DONE, KIB, MIB, array, frame, raw_frame
+from raw_client import BATCH, DONE, KIB, MIB, array, frame, raw_frame
 
 from swarm.core.client_session import ClientSession
 from swarm.core.connection_settings import ConnectionSettings
 from swarm.core.errors import ProtocolError
-from swarm.core.protocol import DEFAULT_LIMITS
+from swarm.core.protocol import DEFAULT_LIMITS, PING
 from swarm.core.session import NodeHello
+from swarm.dht.protocol import GET_ALL
 
 HELLO = frame(NodeHello("dht", "node", DEFAULT_LIMITS, facts={"hash_range": [0, 2**64 - 1]}).to_message())
 
@@ -44,3 +45,32 @@ def test_after_the_hello_answers_may_be_large() -> None:
     assert new.receive(memoryview(HELLO)) == []
     new.waiting[1] = "owner"
     assert new.receive(memoryview(frame([1, DONE, bytes(8 * MIB)]))) == [("owner", DONE, bytes(8 * MIB))]
+
+
+def test_a_batch_for_a_request_that_does_not_stream() -> None:
+    new = session()
+    new.receive(memoryview(HELLO))
+    request_id = new.request(PING, (), "owner")
+    with pytest.raises(ProtocolError, match="a batch"):
+        new.receive(memoryview(frame([request_id, BATCH, [1]])))
+
+
+def test_a_batch_in_answer_to_a_single_request() -> None:
+    new = session()
+    new.receive(memoryview(HELLO))
+    request_id, _ = new.single_request(PING, ())
+    data = memoryview(frame([request_id, BATCH, [1]]))
+    assert new.single_answer(data, request_id) is None
+    new.waiting[request_id] = "owner"
+    with pytest.raises(ProtocolError, match="a batch"):
+        new.receive(data)
+
+
+def test_batches_of_streams() -> None:
+    new = session()
+    new.receive(memoryview(HELLO))
+    streams = [new.request(GET_ALL, ("c", 1), "owner") for _ in range(3)]
+    for request_id in streams:
+        for status in (BATCH, BATCH, DONE):
+            assert new.receive(memoryview(frame([request_id, status, 1]))) == [("owner", status, 1)]
+    assert new.receive(memoryview(frame([streams[0], BATCH, 1]))) == []
