@@ -34,7 +34,7 @@ def test_nodes_and_clients_want_version_1_2_at_least(authority: Authority) -> No
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_no_session_is_resumed(authority: Authority, version: ssl.TLSVersion) -> None:
+def test_no_tickets_to_resume_sessions_with(authority: Authority, version: ssl.TLSVersion) -> None:
     at_node, at_client = NodeTls(authority.node()).context, authority.client()
     at_client.maximum_version = version
     session = None
