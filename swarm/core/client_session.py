@@ -87,9 +87,11 @@ class ClientSession(Generic[Owner]):
         self._settings = settings
         self._login: tuple[NodeHello, ClientLogin, int] | None = None
         """While its answer is awaited: the node's hello, and the id of the request."""
-        self._decoder = FrameDecoder(frame_bytes_max=limits.FRAME_BYTES_MAX, counted=False)
+        self._decoder = FrameDecoder(frame_bytes_max=limits.HELLO_BYTES_MAX, counted=False)
         self._encoder = FrameEncoder()
         self._messages: list[Message] = []
+        self._streams: set[int] = set()
+        """Which of those that are waited for may have batches, perhaps with some that are not any more."""
         self._next_id = 1
 
     def begin(self) -> bytes:
@@ -105,6 +107,9 @@ class ClientSession(Generic[Owner]):
             most = limits.CLIENT_REQUESTS_MAX
             raise TooManyRequests(f"{most} requests wait for their answers on this connection", {"limit": most})
         request_id = self._new_id()
+        if request.streams:
+            self._streams.intersection_update(self.waiting)
+            self._streams.add(request_id)
         self.waiting[request_id] = owner
         self._messages.append((request_id, request.code, *arguments))
         return request_id
@@ -131,7 +136,7 @@ class ClientSession(Generic[Owner]):
             [(answered_id, status, result)] = decode_body(data[HEADER_BYTES:], False)
         except (TypeError, ValueError, ProtocolError):
             return None
-        return (status, result) if answered_id == request_id else None
+        return (status, result) if answered_id == request_id and status != protocol.BATCH else None
 
     def _new_id(self) -> int:
         request_id = self._next_id
@@ -163,7 +168,11 @@ class ClientSession(Generic[Owner]):
         if not messages:
             return b""
         self._messages = []
-        return self._encoder.encode(messages, alone_above=limits.FRAME_BYTES_PLAIN)
+        above = limits.FRAME_BYTES_PLAIN
+        if len(messages) <= limits.FRAME_MESSAGES:
+            return self._encoder.encode(messages, alone_above=above)
+        parts = (messages[at : at + limits.FRAME_MESSAGES] for at in range(0, len(messages), limits.FRAME_MESSAGES))
+        return b"".join(self._encoder.encode(part, alone_above=above) for part in parts)
 
     def receive(self, data: memoryview) -> list[tuple[Owner, int, Any]]:
         """Takes what came in; the answers in it: (owner, status, result).
@@ -198,6 +207,8 @@ class ClientSession(Generic[Owner]):
                 continue  # nobody waits for it any more
             except (TypeError, ValueError) as error:
                 raise ProtocolError(f"the node sent {brief(message)}, which is no reply") from error
+            if status == protocol.BATCH and request_id not in self._streams:
+                raise ProtocolError("the node sent a batch in answer to a request that has none")
             answers.append((owner, status, result))
 
     def _greeted(self, messages: list[Message]) -> None:
@@ -210,11 +221,16 @@ class ClientSession(Generic[Owner]):
             raise WrongKind(f"this is a {hello.kind} node, not a {kind} node", {"kind": hello.kind})
         login = begin_login(hello.authentication, hello.nonce, self._settings.credentials)
         if login is None:
-            self.hello = hello
+            self._use(hello)
         else:
             self._login = hello, login, self._new_id()
             self._messages.append((self._login[2], AUTHENTICATE.code, *login.arguments()))
         self._decoder.compression = self._encoder.compression = hello.compression == LZ4
+
+    def _use(self, hello: NodeHello) -> None:
+        """The node is what it should be: its answers may be large."""
+        self.hello = hello
+        self._decoder.frame_bytes_max = limits.FRAME_BYTES_MAX
 
     def login_late(self, seconds: float) -> NotAuthenticated | None:
         """For who has waited so long for `hello` and gives up: what is to be told where it is the login that was not
@@ -232,7 +248,7 @@ class ClientSession(Generic[Owner]):
                 if request_id == 0 or status != protocol.DONE:
                     raise from_wire(status, result)
                 login.check(result)
-                self.hello = hello
+                self._use(hello)
             case _:
                 raise ProtocolError("the node has answered something else than the login")
 

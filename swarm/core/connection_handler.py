@@ -11,8 +11,8 @@ The same handler is driven by the select listener and by a trio stream (stream_d
 Before it sends the driver commits, so no answer leaves before what it acknowledges is durable. Where commit only begins
 that (Service.holds_writes), answers to writes are put aside, and become output when they are released.
 
-Requests are not carried out while more than OUTPUT_BYTES_MAX of output waits: a client that does not read stands
-still, and takes no memory.
+Requests are not carried out while more than OUTPUT_BYTES_MAX (of a stranger: less) of output waits: a client that
+does not read stands still, and takes no memory.
 """
 
 from bisect import bisect_left
@@ -85,6 +85,7 @@ class ConnectionHandler:
         self.output: list[bytes | memoryview] = []
         """Frames to be sent, perhaps in pieces, the first perhaps in part."""
         self._output_bytes = 0
+        self._output_bytes_max = limits.STRANGER_OUTPUT_BYTES_MAX
         self._unencoded_bytes = 0
         """Of replies that wait to be encoded, as far as they are large."""
         self._when_room: list[Callable[[], None]] = []
@@ -190,7 +191,7 @@ class ConnectionHandler:
     @property
     def output_full(self) -> bool:
         waiting = self._output_bytes + self._unencoded_bytes + self._held_bytes
-        return waiting + HELD_REPLY_BYTES * self.held > OUTPUT_BYTES_MAX
+        return waiting + HELD_REPLY_BYTES * self.held > self._output_bytes_max
 
     @property
     def owes(self) -> bool:
@@ -271,6 +272,7 @@ class ConnectionHandler:
         """The client may ask for what is in these tables from now on."""
         self._at_once, self._handlers = tables.at_once, tables.handlers
         self._decoder.frame_bytes_max = limits.FRAME_BYTES_MAX
+        self._output_bytes_max = OUTPUT_BYTES_MAX
         self.admitted = True
 
     def cut_off(self, error: SwarmError) -> None:

@@ -4,9 +4,10 @@ A frame is a 4-byte header and a msgpack array of messages. That length comes be
 a frame that is too long is refused before memory is taken for it; and since a whole array is decoded or
 encoded by one call into C, fifty requests cost hardly more than one.
 
-msgpack turns few bytes into many objects: an empty map is one byte on the wire and 64 bytes in memory. Bodies up to
-1 MiB are decoded as they are, so the worst is some 64 MiB for a moment. Larger ones are decoded with each array
-counted and maps forbidden: what they legitimately hold is a few big values.
+msgpack turns few bytes into many objects: an empty array is one byte on the wire and 56 bytes in memory; and it takes
+memory for as many elements as an array announces, at each of 1024 levels. So what a stranger may send is bounded to
+next to nothing, and for others depth and length of arrays are, of larger bodies their number too. Bodies above 1 MiB
+are decoded with maps forbidden: what they legitimately hold is a few big values.
 
 Considered and rejected: a bare stream of msgpack messages. msgpack's streaming decoder keeps 44 KB a connection, cannot
 tell whether it stands between two messages, and takes memory for what it has not seen the end of.
@@ -30,6 +31,7 @@ read_header = _HEADER.unpack_from
 pack_header = _HEADER.pack
 _COMPRESSED = 1 << 31
 _TLS = b"\x16\x03"  # with which TLS begins, where a frame would be far too long for a hello
+_EXTENSION = msgpack.ExtType(0, b"")
 _EMPTY_BIN = b"\xc4\x00"  # as msgpack encodes it
 _BIN_32 = b"\xc6"  # before the length, as four bytes, of a bin of 64 KiB or more
 
@@ -42,23 +44,76 @@ def is_frame(buffer: memoryview, size: int) -> bool:
 Message = Any  # what a peer sent: an array if it keeps to the protocol
 
 
+_DEPTH_OF_MSGPACK = 1024  # its stack; more is refused
+_LEVELS = b"\x91" * (_DEPTH_OF_MSGPACK - limits.DEPTH_MAX)
+
+
 def decode_body(body: bytes | memoryview, counted: bool) -> list[Message]:
     """The messages of one frame's body. ProtocolError unless it is exactly one non-empty array.
 
-    counted: bound the number of arrays in a large body, and allow no maps there.
+    counted: bound depth, length and number of arrays as far as requests allow, and allow no maps in a body that is not
+    small. Clients do not: to look at the depth takes 10 us for an answer of 100 KB.
     """
+    size = len(body)
     try:
-        if counted and len(body) > FRAME_BYTES_PLAIN:
-            messages = unpackb(
-                body, list_hook=_ArrayCounter(), object_hook=_refuse_map, max_array_len=2 * limits.BATCH_RECORDS_MAX
-            )
-        else:
+        if size <= limits.DEPTH_BYTES_MIN or not counted:
             messages = unpackb(body)
+        else:
+            messages = _decode_longer(body, size)
     except ValueError as error:
         raise undecodable(error) from error
     if type(messages) is list and messages:
         return messages
     raise undecodable(None)
+
+
+def _decode_longer(body: bytes | memoryview, size: int) -> Any:
+    _check_depth(body)
+    if size <= limits.FRAME_BYTES_UNCOUNTED:
+        return unpackb(body, max_array_len=limits.ARRAY_ELEMENTS_MAX, ext_hook=_extension)
+    return unpackb(
+        body,
+        list_hook=_ArrayCounter(size),
+        object_hook=_refuse_map,
+        max_array_len=limits.ARRAY_ELEMENTS_MAX,
+        max_ext_len=0,
+    )
+
+
+def _extension(_code: int, _data: bytes) -> msgpack.ExtType:
+    """One for all, as no request has any: to make each takes 1 us."""
+    return _EXTENSION
+
+
+def decode_of_stranger(body: bytes | memoryview) -> list[Message]:
+    """The same for who was not greeted yet, or has not logged in."""
+    most = limits.ARRAY_ELEMENTS_STRANGER
+    try:
+        messages = unpackb(body, max_array_len=most, max_map_len=most, max_ext_len=0)
+    except ValueError as error:
+        raise undecodable(error) from error
+    if type(messages) is list and messages:
+        return messages
+    raise undecodable(None)
+
+
+def _check_depth(body: bytes | memoryview) -> None:
+    """ProtocolError if there are more than DEPTH_MAX arrays and maps in each other.
+
+    msgpack skips what it need not build in 3 ms for 1 MiB, and its own stack is what ends it: part of it is taken
+    before.
+    """
+    unpacker = msgpack.Unpacker(read_size=len(_LEVELS) + len(body), max_buffer_size=0)  # else it takes 1 MiB
+    unpacker.feed(_LEVELS)
+    unpacker.feed(body)
+    try:
+        unpacker.skip()
+    except msgpack.StackError as error:
+        raise ProtocolError(
+            f"a frame's body holds more than {limits.DEPTH_MAX} arrays or maps in each other"
+        ) from error
+    except msgpack.OutOfData as error:
+        raise undecodable(ValueError("it ends too early")) from error
 
 
 def undecodable(error: ValueError | None) -> ProtocolError:
@@ -68,21 +123,25 @@ def undecodable(error: ValueError | None) -> ProtocolError:
 
 
 class _ArrayCounter:
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        """size: of the body."""
         self._seen = -1  # the one around all others does not count
+        self._large = size > FRAME_BYTES_PLAIN
+        self._most = limits.FRAME_ARRAYS_LARGE if self._large else limits.FRAME_ARRAYS_MAX
 
     def __call__(self, array: list[Any]) -> list[Any]:
         self._seen += 1
-        if self._seen > limits.FRAME_ARRAYS_LARGE:
+        if self._seen > self._most:
+            least = FRAME_BYTES_PLAIN if self._large else limits.FRAME_BYTES_UNCOUNTED
             raise ProtocolError(
-                f"a body above {FRAME_BYTES_PLAIN} bytes holds more than {limits.FRAME_ARRAYS_LARGE} arrays: "
-                "send each large request in a frame of its own"
+                f"a body above {least} bytes holds more than {self._most} arrays: "
+                + ("send each large request in a frame of its own" if self._large else "send it in several frames")
             )
         return array
 
 
 def _refuse_map(_: dict[Any, Any]) -> None:
-    raise ProtocolError(f"a body above {FRAME_BYTES_PLAIN} bytes holds a map")
+    raise ProtocolError(f"a body above {limits.FRAME_BYTES_UNCOUNTED} bytes holds a map")
 
 
 class FrameDecoder:
@@ -93,8 +152,8 @@ class FrameDecoder:
     """
 
     def __init__(self, *, frame_bytes_max: int, counted: bool) -> None:
-        """frame_bytes_max: longest body accepted. counted: as for decode_body; nodes count, clients trust their
-        nodes."""
+        """frame_bytes_max: longest body accepted; HELLO_BYTES_MAX: the other end is a stranger. counted: as for
+        decode_body; nodes count, clients trust their nodes."""
         self.frame_bytes_max = frame_bytes_max
         self.compression = False  # whether compressed frames are accepted
         self._counted = counted
@@ -106,7 +165,7 @@ class FrameDecoder:
         """Takes data, which may be overwritten afterwards; returns what next_frame would."""
         size = len(data) - HEADER_BYTES
         if 0 < size <= self.frame_bytes_max and not self.partial and read_header(data)[0] == size:
-            return decode_body(data[HEADER_BYTES:], self._counted)  # just one frame: decoded where it lies
+            return self._decode_body(data[HEADER_BYTES:])  # just one frame: decoded where it lies
         self.partial += data
         return self.next_frame()
 
@@ -140,7 +199,7 @@ class FrameDecoder:
         length = int.from_bytes(header, "big") & ~_COMPRESSED
         if header[0] >= 0x80 and not self.compression:
             raise ProtocolError("a compressed frame (or no frame at all), though compression was not agreed to")
-        if self.frame_bytes_max == limits.HELLO_BYTES_MAX and header.startswith(_TLS):
+        if self._counted and self.frame_bytes_max == limits.HELLO_BYTES_MAX and header.startswith(_TLS):
             raise TlsFailed(
                 "the client speaks TLS, and this node does not: configure [tls] here, or reach it without TLS"
             )
@@ -155,9 +214,14 @@ class FrameDecoder:
             )
         return length
 
+    def _decode_body(self, body: bytes | memoryview) -> list[Message]:
+        if self.frame_bytes_max == limits.HELLO_BYTES_MAX:
+            return decode_of_stranger(body)
+        return decode_body(body, self._counted)
+
     def _decode(self, body: memoryview, *, compressed: bool) -> list[Message]:
         if not compressed:
-            return decode_body(body, self._counted)
+            return self._decode_body(body)
         raw_size = int.from_bytes(body[:4], "big")
         if not 0 < raw_size <= self.frame_bytes_max:
             raise ProtocolError(f"a compressed frame announces {raw_size} raw bytes, at most {self.frame_bytes_max}")
@@ -167,7 +231,7 @@ class FrameDecoder:
             raise ProtocolError(f"a compressed frame does not decompress: {error}") from error
         if len(raw) != raw_size:
             raise ProtocolError(f"a compressed frame announces {raw_size} raw bytes and has {len(raw)}")
-        return decode_body(raw, self._counted)
+        return self._decode_body(raw)
 
 
 def _cut(value: Any) -> tuple[Any, bytes]:

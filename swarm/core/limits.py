@@ -12,6 +12,13 @@ FRAME_BYTES_MAX = 33 * MIB  # an update of the largest value carries it twice, o
 HELLO_BYTES_MAX = 4 * KIB  # before its hello a peer is a stranger: it gets next to no memory
 FRAME_BYTES_PLAIN = 1 * MIB  # above it a body is decoded with its arrays counted, see framing
 FRAME_ARRAYS_LARGE = 16  # arrays in such a body: one request has four, so few bytes cannot become many objects
+DEPTH_MAX = 16  # arrays and maps in each other, the body itself among them: requests have 4
+DEPTH_BYTES_MIN = 2 * KIB  # shorter bodies, however deep, are decoded in 4 ms at most
+FRAME_BYTES_UNCOUNTED = 64 * KIB  # bodies as long may hold any number of arrays and maps: some 6 ms
+FRAME_ARRAYS_MAX = 16384  # arrays in a longer body, up to FRAME_BYTES_PLAIN: more than a frame of messages needs
+FRAME_MESSAGES = 4096  # of a client in one frame: nodes take no more than ARRAY_ELEMENTS_MAX, and few arrays in each
+ARRAY_ELEMENTS_MAX = 8192  # of a node's input: as many are taken memory for as an array announces
+ARRAY_ELEMENTS_STRANGER = 64  # before the hello and the login, of maps too
 APART_BYTES_MIN = 64 * KIB  # what ends a frame and is as long is sent from where it lies: msgpack's longest bin header
 COMPRESS_BYTES_MIN = 1 * KIB  # below it compression costs more than it saves
 
@@ -28,13 +35,16 @@ REQUEST_ID_MAX = 2**32 - 1
 STREAMS_MAX = 64  # at once, per connection: each holds a task and some batches
 CREDIT_MAX = 64  # batches a stream may be ahead of its client
 OUTPUT_BYTES_MAX = 1 * MIB  # past it, requests of a client that does not read are left unread
+STRANGER_OUTPUT_BYTES_MAX = 4 * KIB  # the same before the login: it needs a hello and some answers
 HELD_REPLY_BYTES = 256  # what an answer counts as output while it is held: about what it takes in memory
 HELLO_TIMEOUT_S = 10.0  # from accepting the connection on, so with TLS its handshake included
+LAST_NOTICE_S = 1.0  # for a stranger to read why its time is over, where the system does not keep that for it
 HANDSHAKES_MAX = 256  # of TLS that are not complete, per node; one more takes the place of the oldest
 UNFINISHED_FRAME_TIMEOUT_S = 60.0  # a client that stops in the middle of a frame does not keep its memory for ever
 UNFINISHED_SHARE = 1 / 16  # of memory_limit (or two frames) that all connections' input may take that waits for more
 UNFINISHED_BYTES_FREE = 16 * KIB  # of one connection, whatever the others hold: so much is an ordinary request
 STALLED_OUTPUT_TIMEOUT_S = 60.0  # a client that reads nothing for so long is gone
+CLOSING_TIMEOUT_S = 600.0  # for the last output of a connection to leave, however slowly it is read
 CONNECTIONS_MAX = 4096  # default, per node
 
 # Authentication.
@@ -110,6 +120,8 @@ BACKOFF_MAX_S = 2.5
 
 assert FRAME_BYTES_MAX >= 2 * VALUE_BYTES_MAX + KEY_BYTES_MAX + CHANNEL_LENGTH_MAX
 assert HELLO_BYTES_MAX < BATCH_BYTES < FRAME_BYTES_PLAIN < FRAME_BYTES_MAX
+assert ARRAY_ELEMENTS_MAX >= 2 * BATCH_RECORDS_MAX
+assert 3 * FRAME_MESSAGES <= FRAME_ARRAYS_MAX
 assert BATCH_BYTES <= OUTPUT_BYTES_MAX
 assert SPIN_S < LINGER_S < TURN_SECONDS_MAX
 assert max(LISTENER_BYTES_MAX, VALUE_BYTES_MAX) + VALUE_BYTES_MAX + 8 * LISTENER_CHANGES_MAX <= FRAME_BYTES_MAX

@@ -8,6 +8,7 @@ To stop: accept no more, let the answers that are on their way leave (DRAIN_S at
 the streams, commit, write a last line of statistics.
 """
 
+import errno
 import fcntl
 import gc
 import logging
@@ -327,7 +328,8 @@ def _remove_stale_socket(path: Path) -> None:
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(path.stat().st_mode):
             with closing(socket.socket(socket.AF_UNIX)) as probe:
-                if probe.connect_ex(str(path)) != 0:
+                probe.setblocking(False)  # else it waits where those that wait to be accepted are as many as may be
+                if probe.connect_ex(str(path)) not in (0, errno.EAGAIN):
                     path.unlink()
 
 

@@ -72,6 +72,7 @@ class _Connection:
 
     __slots__ = (
         "accepted_at",
+        "closing_since",
         "events",
         "fd",
         "half_open",
@@ -102,6 +103,8 @@ class _Connection:
         """Nothing is special about it: admitted, all its output has left, epoll is asked for input."""
         self.waiting_since = self.accepted_at = perf_counter()
         """When its output last moved."""
+        self.closing_since = 0.0
+        """When it was first seen to be closing; 0: not yet."""
 
     def use(self, sock: socket.socket | TlsSocket) -> None:
         self.sock = sock
@@ -113,8 +116,8 @@ class SelectListener:
     def __init__(
         self, service: Service, listeners: list[socket.socket], connections_max: int, tls: NodeTls | None = None
     ) -> None:
-        """listeners: bound sockets that listen. connections_max: clients beyond are told so and closed. tls: of all
-        connections but those of Unix sockets."""
+        """listeners: bound sockets that listen. connections_max: clients beyond are told so and closed,
+        strangers first. tls: of all connections but those of Unix sockets."""
         self._service = service
         self._tls = tls
         self._connections_max = connections_max
@@ -388,10 +391,17 @@ class SelectListener:
 
     def _refuse_if_too_many(self, connection: _Connection) -> None:
         most = self._connections_max
-        if len(self._connections) - len(self._half_open) > most:
-            self.refused += 1
-            text = f"the node has {most} connections, the most it is configured for (connections_max)"
-            self._refuse(connection, TooManyConnections(text, {"limit": most}))
+        if len(self._connections) - len(self._half_open) <= most:
+            return
+        self.refused += 1
+        text = f"the node has {most} connections, the most it is configured for (connections_max)"
+        oldest = next(
+            (each for each in self._waiting if each.handler.stranger and not each.half_open and each is not connection),
+            connection,
+        )
+        self._refuse(oldest, TooManyConnections(text, {"limit": most}))
+        if oldest is not connection and self._connections.get(oldest.fd) is oldest:
+            self._drop(oldest)  # it does not read, and another wants its place
 
     def _shake_hands(self, connection: _Connection) -> bool:
         """Goes on with the TLS handshake; whether it is complete, and the connection goes on."""
@@ -480,14 +490,8 @@ class SelectListener:
                 if connection.half_open:
                     if waited > limits.HELLO_TIMEOUT_S:
                         self._give_up(connection, f"it is not complete after {waited:.0f} s")
-                elif connection.handler.output:
-                    if waited > limits.STALLED_OUTPUT_TIMEOUT_S:
-                        self._closed_log.tell(
-                            f"{connection.peer}: connection closed: it has read no answer for {waited:.0f} s"
-                        )
-                        self._drop(connection)
-                elif connection.handler.stranger and now - connection.accepted_at > limits.HELLO_TIMEOUT_S:
-                    self._refuse(connection, connection.handler.overdue())
+                else:
+                    self._look_after(connection, now)
 
             for connection in list(self._connections.values()):
                 size = connection.handler.unfinished_bytes
@@ -495,6 +499,26 @@ class SelectListener:
                     connection.unfinished_bytes, connection.unfinished_since = size, now
                 elif now - connection.unfinished_since > limits.UNFINISHED_FRAME_TIMEOUT_S:
                     self._refuse(connection, unfinished_frame())
+
+    def _look_after(self, connection: _Connection, now: float) -> None:
+        """Of a connection that is waited for: ends it if its time is over, of a stranger whether or not it reads."""
+        handler = connection.handler
+        if handler.closing:
+            connection.closing_since = connection.closing_since or now
+            if now - connection.closing_since > limits.CLOSING_TIMEOUT_S:
+                self._closed_log.tell(f"{connection.peer}: connection closed: it reads its last answers too slowly")
+                self._drop(connection)
+                return
+        elif handler.stranger and now - connection.accepted_at > limits.HELLO_TIMEOUT_S:
+            self._refuse(connection, handler.overdue())
+            if self._connections.get(connection.fd) is connection:
+                self._closed_log.tell(f"{connection.peer}: connection closed: {handler.notice}")
+                self._drop(connection)
+            return
+        waited = now - connection.waiting_since
+        if handler.output and waited > limits.STALLED_OUTPUT_TIMEOUT_S:
+            self._closed_log.tell(f"{connection.peer}: connection closed: it has read no answer for {waited:.0f} s")
+            self._drop(connection)
 
     def _refuse(self, connection: _Connection, error: SwarmError) -> None:
         connection.handler.refuse(error)

@@ -35,14 +35,30 @@ async def serve_stream(service: Service, stream: trio.abc.Stream, peer: str = "u
                     nursery.cancel_scope.cancel()
                     return
                 handler.sent(len(piece))
+                if handler.closing:
+                    end_within(limits.CLOSING_TIMEOUT_S)
             if handler.closing and not handler.owes:
                 nursery.cancel_scope.cancel()
             output = trio.Event()
             await output.wait()
 
+    def end_within(seconds: float) -> None:
+        scope = nursery.cancel_scope
+        scope.deadline = min(scope.deadline, trio.current_time() + seconds)
+
+    async def limit_stranger() -> None:
+        """Whether or not it reads, and whatever it sends."""
+        await trio.sleep_until(begun + limits.HELLO_TIMEOUT_S)
+        if handler.stranger:
+            handler.refuse(handler.overdue())
+            output.set()
+            end_within(limits.LAST_NOTICE_S)
+
     async def receive() -> None:
         while not handler.closing:
-            with trio.move_on_at(_patience_until(handler, begun)) as waiting:
+            with trio.move_on_after(
+                limits.UNFINISHED_FRAME_TIMEOUT_S if handler.unfinished_bytes and not handler.stranger else math.inf
+            ) as waiting:
                 data = await stream.receive_some(limits.RECEIVE_BYTES)
             if waiting.cancelled_caught:
                 handler.refuse(handler.overdue())
@@ -73,14 +89,8 @@ async def serve_stream(service: Service, stream: trio.abc.Stream, peer: str = "u
         async with stream, trio.open_nursery() as nursery:
             nursery.start_soon(send)
             nursery.start_soon(receive)
+            nursery.start_soon(limit_stranger)
     except* (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the peer is gone, as peers may be at any time
     finally:
         handler.end()
-
-
-def _patience_until(handler: ConnectionHandler, begun: float) -> float:
-    """How long to wait for more input, in trio's time. begun: when the connection was."""
-    if handler.stranger:
-        return begun + limits.HELLO_TIMEOUT_S
-    return trio.current_time() + limits.UNFINISHED_FRAME_TIMEOUT_S if handler.unfinished_bytes else math.inf

@@ -140,6 +140,7 @@ def node_context(certificate: Path, key: Path | None = None, client_ca: Path | N
     context = _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     # Connections last long, so resuming them is worth nothing, and the tickets for it would come between the answers.
     context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET  # the same for TLS 1.2
     _load_certificate(context, certificate, key, _refuse_configuration)
     if client_ca is not None:
         _load_ca(context, client_ca, _refuse_configuration)

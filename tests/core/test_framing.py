@@ -276,12 +276,59 @@ def test_a_refused_body_is_refused_again() -> None:
     assert not frames
 
 
-def test_nesting() -> None:
+def test_nesting_in_a_small_body() -> None:
+    """It can do no harm: msgpack's own bound is enough."""
     depth_max = 1024
     frames, error = outcome(decoder(), raw_frame(nested(depth_max)))
     assert error is None
     assert len(frames) == 1
     assert refusal(nested(depth_max + 1))
+
+
+ARRAYS_OF_4080 = b"\xdc\x0f\xf0"
+
+
+def unfinished(length: int) -> bytes:
+    """Arrays in arrays that announce elements without end, then empty ones: so many bytes."""
+    return (ARRAYS_OF_4080 * 1000 + b"\x90" * length)[:length]
+
+
+@pytest.mark.parametrize("behind", [0, 100, 10_000, 2 * MIB])
+def test_arrays_in_arrays_take_no_memory_for_what_they_announce(behind: int) -> None:
+    """At the head of the body, or behind a value."""
+    body = b"\x92" + msgpack.packb(bytes(behind)) + unfinished(4 * KIB - 10)
+    taking = decoder()
+    tracemalloc.start()
+    try:
+        frames, error = outcome(taking, raw_frame(body))
+        assert tracemalloc.get_traced_memory()[1] < 6 * len(body) + 64 * KIB
+    finally:
+        tracemalloc.stop()
+    assert not frames
+    assert error is not None
+    assert "16 arrays or maps in each other" in error.text
+
+
+def test_a_stranger_gets_no_memory_for_what_its_arrays_announce() -> None:
+    for body in (unfinished(4 * KIB), unfinished(KIB), b"\xdc\x00\x41" + b"\xc0" * 65, b"\xde\x00\x41" + b"\xc0" * 130):
+        taking = decoder(most=4 * KIB)
+        tracemalloc.start()
+        try:
+            frames, error = outcome(taking, raw_frame(body))
+            assert tracemalloc.get_traced_memory()[1] < 64 * KIB
+        finally:
+            tracemalloc.stop()
+        assert not frames
+        assert error is not None
+    assert outcome(decoder(most=4 * KIB), raw_frame(b"\xdc\x00\x40" + b"\xc0" * 64)) == ([[None] * 64], None)
+
+
+def test_depth_of_nesting() -> None:
+    body = b"\x92" + msgpack.packb(bytes(2 * KIB))
+    assert outcome(decoder(), raw_frame(body + nested(15)))[1] is None
+    assert "in each other" in refusal(body + nested(16))
+    assert "in each other" in refusal(body + b"\x81\xc0" * 16 + b"\xc0")
+    assert "ends too early" in refusal(body)
 
 
 @pytest.mark.parametrize("counted", [True, False])
@@ -298,13 +345,36 @@ def large_body(*values: bytes) -> bytes:
     return body
 
 
-def test_a_body_of_1_mib_may_hold_many_arrays_and_maps() -> None:
-    count = (MIB - 6) // 2
-    body = b"\x91" + b"\xdd" + struct.pack(">I", 2 * count) + b"\x90\x80" * count
-    assert MIB - 1 <= len(body) <= MIB
+def array_32(count: int, element: bytes) -> bytes:
+    return b"\xdd" + struct.pack(">I", count) + element * count
+
+
+def test_a_body_of_64_kib_may_hold_many_arrays_and_maps() -> None:
+    body = array(*[array_32(8192, b"\x90")] * 7, array_32(8100, b"\x80"))
+    assert 63 * KIB < len(body) <= 64 * KIB
     frames, error = outcome(decoder(), raw_frame(body))
     assert error is None
-    assert len(frames[0][0]) == 2 * count
+    assert frames == [[[[]] * 8192] * 7 + [[{}] * 8100]]
+
+
+def test_a_larger_body_may_hold_16384_arrays() -> None:
+    value = msgpack.packb(bytes(64 * KIB))
+    most = array_32(8192, b"\x90"), array_32(8190, b"\x90")
+    assert outcome(decoder(), raw_frame(array(value, *most)))[1] is None
+    assert "16384 arrays" in refusal(array(value, *most, b"\x90"))
+    assert "16384 arrays" in refusal(array(*[array_32(8192, b"\x90")] * 15))
+    assert "map" in refusal(array(value, b"\x80"))
+
+
+def test_arrays_have_8192_elements_at_most() -> None:
+    assert outcome(decoder(), raw_frame(array(array_32(8192, b"\xc0"))))[1] is None
+    assert "max_array_len" in refusal(array(array_32(8193, b"\xc0")))
+    assert outcome(decoder(counted=False), raw_frame(array(array_32(8193, b"\xc0"))))[1] is None
+
+
+def test_a_large_body_holds_no_extension_types() -> None:
+    """msgpack makes each an object of a class written in Python."""
+    assert "max_ext_len" in refusal(array(msgpack.packb(bytes(64 * KIB)), b"\xd4\x05\x00"))
 
 
 def test_a_larger_body_may_hold_16_nested_arrays() -> None:

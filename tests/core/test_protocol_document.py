@@ -180,13 +180,21 @@ def test_errors_named_in_the_text_are_in_the_table() -> None:
 
 
 def test_bounds_of_frames() -> None:
-    before_hello, other, arrays, elements, depth = (row[1] for row in table("1. Frames"))
+    before_hello, other, strangers, arrays, arrays_in_others, elements, depth, depth_of_others = (
+        row[1] for row in table("1. Frames")
+    )
     assert number(before_hello) == limits.HELLO_BYTES_MAX
     assert number(other) == limits.FRAME_BYTES_MAX
+    assert number(strangers) == limits.ARRAY_ELEMENTS_STRANGER
     assert number(arrays) == limits.FRAME_ARRAYS_LARGE
     assert number_after("nested arrays in a body above", "1. Frames") == limits.FRAME_BYTES_PLAIN
-    assert number(elements) == 2 * limits.BATCH_RECORDS_MAX
-    assert number(depth) == 1024
+    assert number(arrays_in_others) == limits.FRAME_ARRAYS_MAX
+    assert number_after("nested arrays in another body above", "1. Frames") == limits.FRAME_BYTES_UNCOUNTED
+    assert number(elements) == limits.ARRAY_ELEMENTS_MAX
+    assert number_after("elements of an array in a body above", "1. Frames") == limits.DEPTH_BYTES_MIN
+    assert number(depth) == limits.DEPTH_MAX
+    assert number(depth_of_others) == 1024
+    assert number_after("and more than", "1. Frames") == limits.FRAME_MESSAGES
 
 
 def test_bounds_of_requests_and_connections() -> None:
@@ -196,6 +204,8 @@ def test_bounds_of_requests_and_connections() -> None:
         limits.STALLED_OUTPUT_TIMEOUT_S
     )
     closes = "3. Requests and replies"
+    assert number_after("has not read the last of it", closes) == limits.CLOSING_TIMEOUT_S
+    assert number_after("it stands still while", "8. Authentication") == limits.STRANGER_OUTPUT_BYTES_MAX
     assert number_after("When nothing more has come of a frame for", closes) == limits.UNFINISHED_FRAME_TIMEOUT_S
     assert number_after("may take 1/", closes) == 1 / limits.UNFINISHED_SHARE
     assert number_after("memory limit (", closes) == 2 * limits.FRAME_BYTES_MAX

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from logins import asks_for_logins, log_in
 from raw_client import (
     DONE,
     GET,
@@ -47,6 +48,7 @@ from raw_client import (
 )
 
 from swarm.core import limits, select_listener
+from swarm.core.errors import ShuttingDown
 
 TEST_S = 20.0  # none of these tests takes so long
 BATCHES_PER_PASS = 2  # where a pass has time for nothing: one of what came in, one of what was left
@@ -321,6 +323,77 @@ async def test_a_client_that_has_read_nothing_for_too_long_is_closed(caplog: pyt
             await until(lambda: dht.node.listener.connections == 1)
             assert "it has read no answer" in caplog.text
             await check_served(other)
+
+
+async def asks_for_pings(dht: RunningNode) -> RawClient:
+    """A stranger that has asked for more than fits into the buffers on the way, and reads nothing yet."""
+    sock = trio.socket.socket()
+    sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+    await sock.connect(dht.address)
+    client = RawClient(trio.SocketStream(sock))
+    await client.send_bytes(hello())
+    pings = frame(*([number, PING] for number in range(1, 61)))
+    with trio.move_on_after(0.2):  # then the node reads no more
+        while True:
+            await client.send_bytes(pings)
+    return client
+
+
+@pytest.mark.usefixtures("short_timeouts")
+async def test_a_stranger_that_reads_little_by_little_is_closed_in_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "STALLED_OUTPUT_TIMEOUT_S", 60.0)
+    with trio.fail_after(TEST_S):
+        async with running_dht() as dht:
+            asks_for_logins(dht.node)
+            client = await asks_for_pings(dht)
+            with suppress(trio.BrokenResourceError):
+                while dht.node.listener.connections:
+                    await client.stream.receive_some(100)
+            assert "no login came" in caplog.text
+            await client.close()
+
+
+async def test_strangers_make_room_for_others() -> None:
+    with trio.fail_after(TEST_S):
+        async with running_dht(connections_max=5) as dht:
+            asks_for_logins(dht.node)
+            first = await dht.connect(greet=False)
+            assert (await log_in(first))[1] == DONE
+            strangers = [await asks_for_pings(dht) for _ in range(2)]
+            silent = [await dht.connect(greet=False) for _ in range(2)]
+            await until(lambda: dht.node.listener.connections == 5)
+            clients = []
+            for count in range(1, 5):
+                clients.append(await dht.connect(greet=False))
+                assert (await log_in(clients[-1]))[1] == DONE
+                assert dht.node.listener.refused == count
+            for each in silent:
+                assert notice_status(await each.rest()) == TOO_MANY_CONNECTIONS
+            refused = await dht.connect(greet=False)
+            assert notice_status(await refused.rest()) == TOO_MANY_CONNECTIONS
+            await check_served(first, *clients)
+            for each in strangers:
+                await each.close()
+
+
+@pytest.mark.usefixtures("short_timeouts")
+async def test_last_answers_that_are_read_too_slowly(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "CLOSING_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(limits, "STALLED_OUTPUT_TIMEOUT_S", 60.0)
+    with trio.fail_after(TEST_S):
+        async with running_dht() as dht:
+            slow = await dht.connect()
+            await fill(slow, 16 * MIB)
+            await slow.send([1, GET, "c", b"k"])
+            (connection,) = dht.node.listener._connections.values()
+            await until(lambda: connection.handler.output)
+            connection.handler.cut_off(ShuttingDown("nobody is served any more"))
+            await until(lambda: dht.node.listener.connections == 0)
+            assert "it reads its last answers too slowly" in caplog.text
 
 
 @pytest.mark.usefixtures("short_timeouts")

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.testing
+from logins import asks_for_logins
 from raw_client import (
     BATCH,
     DONE,
@@ -215,4 +216,25 @@ async def test_a_client_that_has_read_nothing_for_a_minute_is_closed(autojump_cl
         await one.client.send([1, PING])
         with trio.move_on_after(120):
             await one.ended.wait()
+        assert one.ended.is_set()
+
+
+async def test_a_stranger_that_does_not_read_is_ended_in_time(autojump_clock: trio.testing.MockClock) -> None:
+    async with served(lockstep=True) as one:
+        asks_for_logins(one.node)
+        await one.greet()
+        await one.client.send([1, PING])
+        await one.ended.wait()
+        assert 9 < trio.current_time() < 13
+
+
+async def test_answers_that_are_read_ever_so_slowly_end(autojump_clock: trio.testing.MockClock) -> None:
+    async with served(lockstep=True) as one:
+        await one.greet()
+        await one.client.send(*([number, PING] for number in range(1, 3000)))
+        await one.client.end_of_input()
+        with trio.move_on_after(4 * 3600):
+            while not one.ended.is_set():
+                await trio.sleep(50)
+                await one.client.stream.receive_some(1)
         assert one.ended.is_set()

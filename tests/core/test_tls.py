@@ -4,6 +4,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -31,6 +32,25 @@ def test_nodes_and_clients_want_version_1_2_at_least(authority: Authority) -> No
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
         assert context.options & ssl.OP_NO_COMPRESSION
         assert context.options & ssl.OP_NO_RENEGOTIATION
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_no_tickets_to_resume_sessions_with(authority: Authority, version: ssl.TLSVersion) -> None:
+    at_node, at_client = NodeTls(authority.node()).context, authority.client()
+    at_client.maximum_version = version
+    session = None
+    for _ in range(2):
+        to_node, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        node = at_node.wrap_bio(to_node, to_client, server_side=True)
+        client = at_client.wrap_bio(to_client, to_node, server_hostname="localhost", session=session)
+        for _ in range(3):
+            for end in (client, node):
+                with suppress(ssl.SSLWantReadError):
+                    end.do_handshake()
+        assert client.version() == node.version() == version.name.replace("v1_", "v1.")
+        assert not client.session_reused
+        session = client.session
+        assert session is None or not session.has_ticket
 
 
 def test_clients_check_certificate_and_name() -> None:

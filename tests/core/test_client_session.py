@@ -1,0 +1,76 @@
+"""A client's end of a connection, at nodes that are none, or do not keep to the protocol."""
+
+import tracemalloc
+
+import msgpack
+import pytest
+from raw_client import BATCH, DONE, KIB, MIB, array, frame, raw_frame
+
+from swarm.core.client_session import ClientSession
+from swarm.core.connection_settings import ConnectionSettings
+from swarm.core.errors import ProtocolError
+from swarm.core.protocol import DEFAULT_LIMITS, PING
+from swarm.core.session import NodeHello
+from swarm.dht.protocol import GET_ALL
+
+HELLO = frame(NodeHello("dht", "node", DEFAULT_LIMITS, facts={"hash_range": [0, 2**64 - 1]}).to_message())
+
+
+def session() -> ClientSession[str]:
+    return ClientSession(ConnectionSettings("dht", timeout_s=10.0))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        raw_frame(array(array(msgpack.packb(bytes(8 * MIB))))),
+        raw_frame((b"\xdc\x0f\xf0" * 1000 + b"\x90" * 4096)[: 4 * KIB]),
+        raw_frame(array(b"\xdc\x00\x41" + b"\xc0" * 65)),
+    ],
+    ids=["large", "nested", "long"],
+)
+def test_what_is_no_hello_takes_no_memory(data: bytes) -> None:
+    new = session()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError):
+            new.receive(memoryview(data)[: 64 * KIB])
+        assert tracemalloc.get_traced_memory()[1] < 256 * KIB
+    finally:
+        tracemalloc.stop()
+
+
+def test_after_the_hello_answers_may_be_large() -> None:
+    new = session()
+    assert new.receive(memoryview(HELLO)) == []
+    new.waiting[1] = "owner"
+    assert new.receive(memoryview(frame([1, DONE, bytes(8 * MIB)]))) == [("owner", DONE, bytes(8 * MIB))]
+
+
+def test_a_batch_for_a_request_that_does_not_stream() -> None:
+    new = session()
+    new.receive(memoryview(HELLO))
+    request_id = new.request(PING, (), "owner")
+    with pytest.raises(ProtocolError, match="a batch"):
+        new.receive(memoryview(frame([request_id, BATCH, [1]])))
+
+
+def test_a_batch_in_answer_to_a_single_request() -> None:
+    new = session()
+    new.receive(memoryview(HELLO))
+    request_id, _ = new.single_request(PING, ())
+    data = memoryview(frame([request_id, BATCH, [1]]))
+    assert new.single_answer(data, request_id) is None
+    new.waiting[request_id] = "owner"
+    with pytest.raises(ProtocolError, match="a batch"):
+        new.receive(data)
+
+
+def test_batches_of_streams() -> None:
+    new = session()
+    new.receive(memoryview(HELLO))
+    streams = [new.request(GET_ALL, ("c", 1), "owner") for _ in range(3)]
+    for request_id in streams:
+        for status in (BATCH, BATCH, DONE):
+            assert new.receive(memoryview(frame([request_id, status, 1]))) == [("owner", status, 1)]
+    assert new.receive(memoryview(frame([streams[0], BATCH, 1]))) == []
