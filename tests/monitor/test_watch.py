@@ -261,7 +261,7 @@ async def test_a_fault_in_reading_an_answer_takes_nobody_else_along(
 
 
 async def test_what_a_node_calls_itself_is_printable_and_short() -> None:
-    with hostile_node("dht", for_stats({}), software="\x1b[2J" + "x" * 10_000) as address:
+    with hostile_node("dht", for_stats({}), software="\x1b[2J" + "x" * 3000) as address:
         async with watching(target("dht", address)) as watch:
             [view] = watch.views()
     assert view.state == "up"
