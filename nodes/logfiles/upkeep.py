@@ -33,10 +33,10 @@ RETRY_S = 10.0  # after an error
 FAILURES_MAX = 8  # of sealing, in a round: then it is not the bucket, and each costs a process
 TOLD_MAX = 1000  # reasons that are remembered, to tell each once
 
-# Writes that come faster than blocks are made are slowed down, before any has to be refused: the loop sleeps, so that
-# the thread has the core and the GIL. From nothing at half of tail_memory to this rate at its end.
+# Batches that come faster than blocks are made are slowed down, before any has to be refused: their answers are held.
+# From nothing at half of tail_memory to this rate at its end.
 BEHIND_BYTES_PER_S = 50 * MIB  # what any disk and any core make blocks of
-BEHIND_PAUSE_S = 0.02  # at a time at most: all other requests wait as long
+BEHIND_PAUSE_S = 1.0  # at most: it is a part of the time that clients wait for an answer
 
 Fsync = Literal["never", "interval", "always"]
 
@@ -56,6 +56,9 @@ class Upkeep:
         self._full.set()  # what was loaded may fill blocks
         self._sync_wanted = trio.Event()
         self._sync_failed = False
+        self._release_wanted = trio.Event()
+        self._written = 0
+        """Bytes, while blocks are behind, since answers were released last."""
         self.syncs = 0
         self.longest_sync_s = 0.0
         self.sealed = 0
@@ -67,12 +70,12 @@ class Upkeep:
     def commit(self) -> None:
         """At the end of a pass: writes what it has brought."""
         written = self._store.commit()
-        if written and (behind := self._store.behind) > 0:
-            time.sleep(min(behind * written / BEHIND_BYTES_PER_S, BEHIND_PAUSE_S))
+        self._service.holds_batches = self._store.behind > 0
+        self._written = self._written + written if self._service.holds_batches else 0
         if self._store.has_blocks_to_make:
             self._full.set()
         if self._service.held:
-            self._sync_wanted.set()
+            (self._sync_wanted if self._fsync == "always" else self._release_wanted).set()
 
     def statistics(self) -> dict[str, Any]:
         return self._store.statistics() | {
@@ -88,6 +91,7 @@ class Upkeep:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sync)
+                nursery.start_soon(self._release)
                 nursery.start_soon(self._make_blocks)
                 nursery.start_soon(self._seal)
                 nursery.start_soon(self._drop)
@@ -102,9 +106,27 @@ class Upkeep:
             with trio.move_on_after(self._sync_every_s):
                 await self._sync_wanted.wait()
             self._sync_wanted = trio.Event()
-            held = self._service.take_held()
+            held = self._service.take_held() if self._fsync == "always" else []
             await self._sync_once()
+            if held:
+                await self._catch_up()
+                self._service.release_held(held)
+
+    async def _release(self) -> None:
+        """Answers that are not held for a sync."""
+        while True:
+            await self._release_wanted.wait()
+            self._release_wanted = trio.Event()
+            held = self._service.take_held()
+            await self._catch_up()
             self._service.release_held(held)
+
+    async def _catch_up(self) -> None:
+        """Gives the thread that makes blocks time, as it is behind."""
+        written, self._written = self._written, 0
+        until = trio.current_time() + min(self._store.behind * written / BEHIND_BYTES_PER_S, BEHIND_PAUSE_S)
+        while self._store.behind > 0 and trio.current_time() < until:
+            await trio.sleep(min(BLOCKS_PAUSE_S, until - trio.current_time()))
 
     async def _sync_once(self) -> None:
         try:

@@ -520,7 +520,7 @@ class ConnectionHandler:
             result = handler.function(self, *arguments) if handler.mode == "batch" else handler.function(*arguments)
         finally:
             handler.statistics.record(1, perf_counter() - begun)
-        if handler.held:
+        if handler.held or (self.service.holds_batches and handler.request.changes):
             self._hold((request_id, DONE, result), _large_bytes(result))
         else:
             self._append(request_id, DONE, result)

@@ -25,7 +25,8 @@ between passes, and is to be committed, asks for it (commit_soon).
 
 A service that holds the answers to writes (holds_writes) lets commit only begin to make them durable: these answers are
 put aside, whoever makes the changes durable takes them (take_held), and gives them back when it is done (release_held).
-Reads are answered meanwhile, on the same connection too.
+Reads are answered meanwhile, on the same connection too. In the same way a service that is behind with its work holds
+the answers to batches of writes (holds_batches): who waits for them is slowed down, and nobody else.
 """
 
 from collections import deque
@@ -183,6 +184,8 @@ class Service:
         self.handlers: dict[int, RequestHandler] = {}
         self.at_once: dict[tuple[int, int], RequestHandler] = {}
         """By code and length of the message, so that one lookup also checks the number of arguments."""
+        self.holds_batches = False
+        """Whether answers to batches of writes are held at the moment, though holds_writes is not set."""
         self.authentication: Admission | None = None
         """None: whoever connects may ask for everything."""
         self.turn = trio.StrictFIFOLock()

@@ -36,52 +36,10 @@ class SocketTransport:
     """A non-blocking socket, without layers in between."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._buffer = bytearray(limits.RECEIVE_BYTES)
-        self._view = memoryview(self._buffer)
-
-    def send_now(self, data: bytes) -> int:
-        try:
-            return self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            return 0
-
-    async def send_all(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        while view:
-            await anyio.wait_writable(self._sock)
-            with suppress(BlockingIOError, InterruptedError):
-                view = view[self._sock.send(view) :]
-
-    async def receive(self) -> memoryview:
-        while True:
-            await anyio.wait_readable(self._sock)
-            with suppress(BlockingIOError, InterruptedError):
-                return self._view[: self._sock.recv_into(self._buffer)]
-
-    def close(self) -> None:
-        anyio.notify_closing(self._sock)
-        self._sock.close()
-
-
-class TlsTransport:
-    """The same with TLS. Raises TlsFailed where it fails."""
-
-    def __init__(self, sock: socket.socket, host: str, context: ssl.SSLContext) -> None:
         self._plain = sock
-        session = TlsSession(context, server_hostname=host)
-        self._sock = TlsSocket(sock, session, memoryview(bytearray(limits.RECEIVE_BYTES)))
+        self._sock: socket.socket | TlsSocket = sock
         self._buffer = bytearray(limits.RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
-        self._heard = False
-
-    async def shake_hands(self) -> None:
-        with self._errors():
-            while True:
-                with suppress(BlockingIOError, InterruptedError):
-                    self._sock.shake_hands()
-                    return
-                await anyio.wait_readable(self._plain)
 
     def send_now(self, data: bytes) -> int:
         try:
@@ -97,18 +55,42 @@ class TlsTransport:
                 view = view[self._sock.send(view) :]
 
     async def receive(self) -> memoryview:
+        while True:
+            await anyio.wait_readable(self._plain)
+            with suppress(BlockingIOError, InterruptedError):
+                return self._view[: self._sock.recv_into(self._buffer)]
+
+    def close(self) -> None:
+        anyio.notify_closing(self._plain)
+        self._sock.close()
+
+
+class TlsTransport(SocketTransport):
+    """The same with TLS. Raises TlsFailed where it fails."""
+
+    def __init__(self, sock: socket.socket, host: str, context: ssl.SSLContext) -> None:
+        super().__init__(sock)
+        session = TlsSession(context, server_hostname=host)
+        self._sock = self._tls = TlsSocket(sock, session, memoryview(bytearray(limits.RECEIVE_BYTES)))
+        self._heard = False
+
+    async def shake_hands(self) -> None:
         with self._errors():
             while True:
-                if not self._sock.unread:
+                with suppress(BlockingIOError, InterruptedError):
+                    self._tls.shake_hands()
+                    return
+                await anyio.wait_readable(self._plain)
+
+    async def receive(self) -> memoryview:
+        with self._errors():
+            while True:
+                if not self._tls.unread:
                     await anyio.wait_readable(self._plain)
                 with suppress(BlockingIOError, InterruptedError):
                     size = self._sock.recv_into(self._buffer)
                     self._heard = True
                     return self._view[:size]
-
-    def close(self) -> None:
-        anyio.notify_closing(self._plain)
-        self._sock.close()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -205,6 +205,33 @@ async def test_writers_that_are_quicker_than_the_disk_are_told(tmp_path: Path, m
                 await trio.sleep(0.01)
 
 
+async def test_writers_that_are_quicker_than_blocks_are_made_wait_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From half of tail_memory on; until blocks have caught up."""
+    monkeypatch.setattr(upkeep, "RETRY_S", 0.05)
+    monkeypatch.setattr(upkeep, "BEHIND_BYTES_PER_S", 1)
+    monkeypatch.setattr(upkeep, "BEHIND_PAUSE_S", 3600.0)
+    batch = pack([NOON] * 1000, [b"x" * 1000] * 1000)
+    async with running(tmp_path):
+        pass
+    files = WatchedFiles()
+    files.refuses = lambda operation, path: errno.EIO if path and path.suffix == ".log" else 0
+    async with running(tmp_path, tail_memory=8 * MIB, files=files) as node:
+        logs, other = await node.connect(), await node.connect()
+        for _ in range(5):  # with the last it is behind
+            assert await logs.raw.ask(9, PUT_MANY, "a", batch) == [9, DONE, None]
+        await logs.raw.send([10, PUT_MANY, "a", batch])
+        for each in (logs, other):
+            assert await each.raw.ask(11, PING) == [11, DONE, None]
+            assert (await each.raw.result(CHANNEL_SIZE, "a"))[0] == 6000
+        await other.put("b", NOON, b"a single record")
+        files.refuses = lambda operation, path: 0
+        with trio.fail_after(10):
+            assert await logs.raw.receive() == [10, DONE, None]
+        assert await logs.raw.ask(12, PUT_MANY, "a", batch) == [12, DONE, None]
+
+
 async def test_files_that_cannot_be_read_now_are_told_and_read_later(tmp_path: Path) -> None:
     files = WatchedFiles()
     records = lines(10_000)
