@@ -147,18 +147,17 @@ def make_block(
     level: int = 3,
 ) -> tuple[BlockHeader, bytes]:
     """Header and stored payload of records that are in order. Where compression gains nothing, it is left out."""
-    return pack_block(
-        payload.encode(timestamps, values), timestamps, codec, tail=tail, tail_offset=tail_offset, level=level
-    )
+    return pack_block(payload.encode(timestamps, values), codec, tail=tail, tail_offset=tail_offset, level=level)
 
 
 def pack_block(
-    raw: bytes, timestamps: Sequence[int], codec: Codec, *, tail: int = 0, tail_offset: int = 0, level: int = 3
+    raw: bytes, codec: Codec, *, tail: int = 0, tail_offset: int = 0, level: int = 3
 ) -> tuple[BlockHeader, bytes]:
-    """The same of a payload, and its timestamps."""
+    """The same of a payload."""
     stored = payload.compress(codec, raw, level)
     if len(stored) >= len(raw):
         codec, stored = Codec.NONE, raw
+    timestamps = payload.timestamp_column(raw)
     first, last, records = timestamps[0], timestamps[-1], len(timestamps)
     header = BlockHeader(
         codec,

@@ -34,35 +34,38 @@ class Entry:
     def append(self, other: "Entry") -> None:
         """The entry behind it in the tail becomes a part of it."""
         mine, more = self.columns, other.columns
-        grown = [
+        timestamps, sizes, values = (
             column if isinstance(column, bytearray) else bytearray(column)
             for column in (mine.timestamps, mine.sizes, mine.values)
-        ]
-        for column, end in zip(grown, (more.timestamps, more.sizes, more.values), strict=True):
-            column.extend(end)
-        self.columns = Columns(mine.records + more.records, *grown)
+        )
+        timestamps += more.timestamps
+        sizes += more.sizes
+        values += more.values
+        self.columns = Columns(mine.records + more.records, timestamps, sizes, values)
         self.end = other.end
 
     def as_it_is(self) -> "Entry":
         """One that does not grow."""
-        if type(self.columns.values) is not bytearray:
-            return Entry(self.columns, self.tail, self.end)
-        records, *columns = self.columns
-        return Entry(Columns(records, *map(bytes, columns)), self.tail, self.end)
+        columns = self.columns
+        if type(columns.values) is bytearray:
+            found = map(bytes, (columns.timestamps, columns.sizes, columns.values))
+            columns = Columns(columns.records, *found)
+        return Entry(columns, self.tail, self.end)
 
 
 def cut(encoded: bytes, layout: Layout) -> list[Columns]:
     """The records of a payload, as parts of some ENTRY_BYTES."""
     if len(encoded) <= ENTRY_BYTES:
-        return [payload.columns(encoded)]
-    found, start, count = [], 0, len(layout.sizes)
+        found = payload.columns(encoded)
+        return [found._replace(block=encoded) if layout.is_ordered else found]
+    parts, start, count = [], 0, len(layout.sizes)
     ends = list(accumulate(layout.sizes, initial=layout.start))
     sums = [end + RECORD_BYTES * number for number, end in enumerate(ends)]
     while start < count:
         stop = max(start + 1, bisect_right(sums, sums[start] + ENTRY_BYTES) - 1)
-        found.append(payload.columns(encoded, start, stop, (ends[start], ends[stop])))
+        parts.append(payload.columns(encoded, start, stop, (ends[start], ends[stop])))
         start = stop
-    return found
+    return parts
 
 
 def together(added: Sequence[Columns]) -> Iterator[Sequence[Columns]]:
@@ -80,8 +83,12 @@ def together(added: Sequence[Columns]) -> Iterator[Sequence[Columns]]:
 def one(columns: Sequence[Columns]) -> Columns:
     if len(columns) == 1:
         return columns[0]
-    records, *parts = zip(*columns, strict=True)
-    return Columns(sum(records), *map(b"".join, parts))
+    return Columns(
+        sum(each.records for each in columns),
+        b"".join([each.timestamps for each in columns]),
+        b"".join([each.sizes for each in columns]),
+        b"".join([each.values for each in columns]),
+    )
 
 
 def groups(entries: Sequence[Entry], *, all_of_them: bool) -> list[Sequence[Entry]]:
@@ -102,20 +109,21 @@ def groups(entries: Sequence[Entry], *, all_of_them: bool) -> list[Sequence[Entr
     return found
 
 
-def block_payload(entries: Sequence[Entry]) -> tuple[bytes, list[int]]:
-    """Their records by time, those with the same timestamp in their order: a payload, and its timestamps."""
+def block_payload(entries: Sequence[Entry]) -> bytes:
+    """Their records by time, those with the same timestamp in their order."""
+    if len(entries) == 1 and (block := entries[0].columns.block) is not None:
+        return block
     encoded = b"".join(payload.pieces([entry.columns for entry in entries]))
     layout = payload.layout(encoded)
     if layout.is_ordered:
-        return encoded, layout.timestamps
-    timestamps, values = _ordered(layout.timestamps, payload.values(encoded, layout))
-    return payload.encode(timestamps, values), timestamps
+        return encoded
+    return payload.encode(*_ordered(layout.timestamps, payload.values(encoded, layout)))
 
 
 def joined(entries: Sequence[Entry]) -> Records:
     """The same as records."""
-    encoded, timestamps = block_payload(entries)
-    return payload.decode(encoded, timestamps[0])
+    encoded = block_payload(entries)
+    return payload.decode(encoded, payload.timestamp_column(encoded)[0])
 
 
 def _ordered(timestamps: list[int], values: list[bytes]) -> Records:

@@ -325,8 +325,7 @@ class BlockWork:
         offset = part.index.end
         for group in self._taken:
             last = group[-1]
-            raw, timestamps = block_payload(group)
-            header, stored = pack_block(raw, timestamps, Codec.LZ4, tail=last.tail.number, tail_offset=last.end)
+            header, stored = pack_block(block_payload(group), Codec.LZ4, tail=last.tail.number, tail_offset=last.end)
             part.torn = True
             write_all(part.shared.files, fd, header.pack(seed) + stored, offset)
             part.torn = False

@@ -150,9 +150,11 @@ class Pieces:
         raw = payload.decompress(block.codec, block.payload, block.raw_bytes)
         first = self._asked.filter.first(raw)
         if first is not None:
-            timestamps, sizes, start = payload.unchecked(raw)
+            sizes, start = payload.sizes_of(raw)
             starts = list(accumulate(sizes, initial=start))
-            self._select(block, raw, timestamps, starts, self._asked.filter.select(raw, starts, first), found)
+            numbers = self._asked.filter.select(raw, starts, first)
+            if numbers:
+                self._select(block, raw, payload.timestamp_column(raw), starts, numbers, found)
 
     def _select(
         self,

@@ -70,6 +70,10 @@ REQUESTS_PER_CHECK = 64  # single-record requests between two looks at the clock
 TOGETHER_MAX = 256  # of the same kind that are carried out together, as a batch: some 200 us
 LARGE_RESULT_BYTES = 64 * KIB  # values that together are above it are encoded, and count as output, at once
 
+# Memory of a node that was freed; see node.
+MMAP_BYTES_MIN = 4 * MIB  # what is as large is a mapping of its own, which goes back to the system at once
+FREED_BYTES_KEPT = 8 * MIB  # at the end of the heap of each thread that allocates, of which there are a few
+
 # A channel.
 CHANNELS_MAX = 4096  # default, per node: each costs memory, and lines in stats.log
 RECORD_OVERHEAD_BYTES = 128  # what a record takes besides its key and value, measured (bench/README.md)

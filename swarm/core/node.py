@@ -8,6 +8,7 @@ To stop: accept no more, let the answers that are on their way leave (DRAIN_S at
 the streams, commit, write a last line of statistics.
 """
 
+import ctypes
 import errno
 import fcntl
 import gc
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 DRAIN_S = 2.0
 SOCKET_MODE = 0o660  # of a Unix socket: its owner and group connect, whatever the umask of the process
 BACKLOG = 1024  # connections that wait to be accepted
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CHANNELS_PER_STEP = 128  # of a line of stats.log, some 1 ms
 
@@ -371,6 +373,17 @@ def prepare_process() -> None:
     """What a process does that is a node and nothing else, when it has loaded what it holds."""
     gc.set_threshold(50_000, 20, 50)  # a frame may decode into many objects, and hardly any object is part of a cycle
     gc.freeze()  # what is here now is here for good: no collection needs to look at it
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """What frames and blocks are decoded into is freed at once, and taken again for the next. By itself glibc gives the
+    end of a heap back to the system when 128 KiB of it are free, and then each page costs a fault anew: a sixth of the
+    time of looking through records. Each thread that allocates has a heap. mallopt(3)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none, and need none
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, limits.MMAP_BYTES_MIN)
+        mallopt(M_TRIM_THRESHOLD, limits.FREED_BYTES_KEPT)
 
 
 def resident_bytes() -> int:

@@ -8,6 +8,7 @@ many has brought becomes a part of a block as it came. Whoever reads a payload c
 as the format says is BadPayload, and nothing of it is used.
 """
 
+import sys
 from collections.abc import Sequence
 from enum import IntEnum
 from io import BytesIO
@@ -47,12 +48,17 @@ Records = tuple[list[int], list[bytes]]
 
 
 class Columns(NamedTuple):
-    """Encoded records, or some of them, without being copied."""
+    """Encoded records, or some of them, without being copied.
+
+    block: the payload, where these are all of its records and they are in the order of time, so that it may become a
+    block as it is.
+    """
 
     records: int
     timestamps: bytes | bytearray | memoryview
     sizes: bytes | bytearray | memoryview
     values: bytes | bytearray | memoryview
+    block: bytes | None = None
 
     @property
     def bytes(self) -> int:
@@ -79,6 +85,8 @@ def encode(timestamps: Sequence[int], values: Sequence[bytes], sizes: Sequence[i
 
 def pieces(columns: Sequence[Columns]) -> list[bytes | bytearray | memoryview]:
     """What joined is the payload of all these records."""
+    if len(columns) == 1 and (block := columns[0].block) is not None:
+        return [block]
     return [
         _COUNT.pack(sum(each.records for each in columns)),
         *(each.timestamps for each in columns),
@@ -106,6 +114,15 @@ def timestamps_of(columns: Columns) -> tuple[int, ...]:
     return unpack_from(f"<{columns.records}q", columns.timestamps)
 
 
+def timestamp_column(payload: bytes) -> Sequence[int]:
+    """Its timestamps, each made when it is asked for. Raises BadPayload."""
+    start = values_start(payload)
+    count = (start - COUNT_BYTES) // RECORD_BYTES
+    if sys.byteorder == "big":
+        return unpack_from(f"<{count}q", payload, COUNT_BYTES)
+    return memoryview(payload)[COUNT_BYTES : COUNT_BYTES + TIMESTAMP_BYTES * count].cast("q")
+
+
 def values_start(payload: bytes) -> int:
     """Where the values begin. Raises BadPayload."""
     if len(payload) < COUNT_BYTES:
@@ -117,15 +134,21 @@ def values_start(payload: bytes) -> int:
     return start
 
 
-def unchecked(payload: bytes) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """Timestamps and sizes, whatever they are, of which there are as many, and where the values begin; the sizes'
-    sum is right. Raises BadPayload."""
+def sizes_of(payload: bytes) -> tuple[tuple[int, ...], int]:
+    """The sizes, whose sum is right, and where the values begin. Raises BadPayload."""
     start = values_start(payload)
     count = (start - COUNT_BYTES) // RECORD_BYTES
     sizes = unpack_from(f"<{count}I", payload, COUNT_BYTES + TIMESTAMP_BYTES * count)
     if start + sum(sizes) != len(payload):
         raise BadPayload(f"its values have {len(payload) - start} bytes, and by their sizes {sum(sizes)}")
-    return unpack_from(f"<{count}q", payload, COUNT_BYTES), sizes, start
+    return sizes, start
+
+
+def unchecked(payload: bytes) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Timestamps and sizes, whatever they are, of which there are as many, and where the values begin; the sizes'
+    sum is right. Raises BadPayload."""
+    sizes, start = sizes_of(payload)
+    return unpack_from(f"<{len(sizes)}q", payload, COUNT_BYTES), sizes, start
 
 
 def layout(payload: bytes) -> Layout:

@@ -1,5 +1,6 @@
 """A logfiles node as a process: what survives its end, however it ends, and how it starts and stops."""
 
+import platform
 import random
 import socket
 import subprocess
@@ -7,16 +8,28 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import msgpack
 import pytest
 import trio
 from core.raw_client import CHANNEL_SIZE, SHUTTING_DOWN, SIZE, RawClient, frame, hello, notice_status
-from logfiles_node.raw_logs import NEWEST_FIRST, NOON, PUT_MANY, LogsClient, Record, S, lines, make_config, pack
+from logfiles_node.raw_logs import (
+    NEWEST_FIRST,
+    NOON,
+    PUT_MANY,
+    SUBSTRING,
+    LogsClient,
+    Record,
+    S,
+    lines,
+    make_config,
+    pack,
+)
 
 from nodes.logfiles.config import LogfilesConfig
-from swarm.core.limits import MIB
+from swarm.core.limits import KIB, MIB
 from swarm.testing import LogfilesProcess
 
 
@@ -230,3 +243,19 @@ async def test_a_request_of_the_largest_size_is_taken_and_given_back(tmp_path: P
         found = (await logs.range("a", credit=1)).records
         assert found == [large[0], (NOON, b"b" * (16 * MIB)), (NOON, b"c" * (16 * MIB)), large[1]]
         assert (await logs.range("a", filter=[0, b"b" * 20, False], credit=1)).values == [b"b" * (16 * MIB)]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives freed memory back at once")
+async def test_looking_through_blocks_takes_memory_that_was_freed_before(tmp_path: Path, connect: Connect) -> None:
+    """Instead of new pages for each block, of which a block has 64."""
+    with LogfilesProcess(tmp_path, config(tmp_path)) as node:
+        logs = await connect(node)
+        rng = random.Random(5)
+        await logs.put_all("a", [(NOON + number, rng.randbytes(200).hex().encode()) for number in range(40_000)], 400)
+        pid = next(tmp_path.rglob("lock")).read_text().split()[0]
+        faults = [0]
+        for _ in range(4):
+            assert (await logs.range("a", filter=[SUBSTRING, b"nowhere", False])).records == []
+            faults.append(int(Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[7]))
+        blocks = 40_000 * 400 // (256 * KIB)
+        assert min(after - before for before, after in pairwise(faults)) < blocks
