@@ -7,9 +7,12 @@ never read, waited for, or written through.
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+Piece = bytes | bytearray | memoryview
+PIECES_MAX = 1024  # of one write, IOV_MAX of Linux
 
 # A FIFO is not waited for, nor a link followed.
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -68,8 +71,9 @@ class Files:
     def read(self, fd: int, size: int, offset: int) -> bytes:
         return os.pread(fd, size, offset)
 
-    def write(self, fd: int, data: bytes, offset: int) -> int:
-        return os.pwrite(fd, data, offset)
+    def write(self, fd: int, pieces: Sequence[Piece], offset: int) -> int:
+        """One behind the other, PIECES_MAX at most."""
+        return os.pwritev(fd, pieces, offset)
 
     def allocate(self, fd: int, start: int, size: int) -> None:
         """Space on disk; the file grows, with zeros."""
@@ -127,10 +131,13 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_all(files: Files, fd: int, data: bytes, offset: int) -> None:
-    written = files.write(fd, data, offset)
-    while written < len(data):
-        written += files.write(fd, data[written:], offset + written)
+def write_all(files: Files, fd: int, pieces: Sequence[Piece], offset: int) -> None:
+    size = sum(map(len, pieces))
+    written = files.write(fd, pieces, offset) if len(pieces) <= PIECES_MAX else 0
+    if written < size:
+        data = memoryview(b"".join(pieces))
+        while written < size:
+            written += files.write(fd, [data[written:]], offset + written)
 
 
 def read_all(files: Files, fd: int, size: int, offset: int) -> bytes:

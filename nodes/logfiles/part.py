@@ -23,7 +23,7 @@ from nodes.logfiles.block_format import BLOCK_BYTES, BlockHeader, FileHeader, ne
 from nodes.logfiles.block_index import BlockIndex
 from nodes.logfiles.entries import Entry, block_payload, groups, one, together
 from nodes.logfiles.file_names import DAMAGED_SUFFIX, FileName, Span
-from nodes.logfiles.files import naming, write_all
+from nodes.logfiles.files import Piece, naming, write_all
 from nodes.logfiles.shared import Shared
 from nodes.logfiles.tail import TAIL_BYTES, Tail
 from nodes.logfiles.tail_format import ENTRY_BYTES, entries_bytes, entry_header
@@ -91,7 +91,7 @@ class Part:
         """What was added; so many bytes. Raises DiskFull or NodeError: the node must stop then."""
         tail, shared = self._tail, self.shared
         assert tail is not None, "records were added without make_room"
-        data: list[bytes | bytearray | memoryview] = []
+        data: list[Piece] = []
         found = []
         begin = end = tail.position
         for added in together(self._added):
@@ -102,7 +102,7 @@ class Part:
             end += len(header) + sum(map(len, pieces))
             found.append(Entry(one(added), tail, end))
         try:
-            tail.append(b"".join(data))
+            tail.append(data)
         except OSError as error:
             raise shared.problem(f"write {tail.path}", error) from error
         self._added = []
@@ -311,7 +311,7 @@ class BlockWork:
         fd = files.create(part.log_path)
         try:
             header = FileHeader(False, part.span, part.generation, new_seed())
-            write_all(files, fd, header.pack(), 0)
+            write_all(files, fd, [header.pack()], 0)
         except OSError:
             files.close(fd)
             raise
@@ -327,7 +327,7 @@ class BlockWork:
             last = group[-1]
             header, stored = pack_block(block_payload(group), Codec.LZ4, tail=last.tail.number, tail_offset=last.end)
             part.torn = True
-            write_all(part.shared.files, fd, header.pack(seed) + stored, offset)
+            write_all(part.shared.files, fd, [header.pack(seed), stored], offset)
             part.torn = False
             self._blocks.append((offset, header))
             self._written += len(group)

@@ -69,13 +69,13 @@ def _rewrite(
 ) -> FileName:
     """The content of the sealed file, synced."""
     seed = new_seed()
-    write_all(files, fd, header := FileHeader(True, span, generation, seed).pack(), 0)
+    write_all(files, fd, [header := FileHeader(True, span, generation, seed).pack()], 0)
     offset, records, value_bytes = len(header), 0, 0
     for timestamps, values in _blocks(_in_order(View(sources, WINDOW_BYTES))):
         if not is_wanted():
             raise InterruptedError("the node has ended")
         block, stored = make_block(timestamps, values, Codec.ZSTD, seed, level=LEVEL)
-        write_all(files, fd, block.pack(seed) + stored, offset)
+        write_all(files, fd, [block.pack(seed), stored], offset)
         offset += block.bytes
         records += block.records
         value_bytes += block.value_bytes

@@ -6,11 +6,12 @@
 └──────┴────────────┴──────────┴────────────────────────┘
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from nodes.logfiles.file_names import FileName, Span
-from nodes.logfiles.files import Files, write_all
+from nodes.logfiles.files import Files, Piece, write_all
 from nodes.logfiles.tail_format import HEADER_BYTES, TailHeader, new_seed
 from swarm.core.limits import KIB, MIB
 
@@ -47,7 +48,7 @@ class Tail:
         tail = cls(files, path, number, header.seed, HEADER_BYTES, fd)
         try:
             tail.make_room(0)
-            write_all(files, fd, header.pack(), 0)
+            write_all(files, fd, [header.pack()], 0)
         except OSError:
             tail.close()
             with suppress(OSError):  # without records: the next start removes it
@@ -64,10 +65,10 @@ class Tail:
             self._allocated += step
         self._expected += size
 
-    def append(self, data: bytes) -> None:
+    def append(self, pieces: Sequence[Piece]) -> None:
         """What the pass has brought. Raises OSError."""
-        write_all(self._files, self._open_fd(), data, self.position)
-        self.position += len(data)
+        write_all(self._files, self._open_fd(), pieces, self.position)
+        self.position += sum(map(len, pieces))
         self._expected = 0
 
     def cut(self) -> None:

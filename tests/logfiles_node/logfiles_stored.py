@@ -3,13 +3,13 @@
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nodes.logfiles.file_names import SECOND_NS
-from nodes.logfiles.files import Files
+from nodes.logfiles.files import Files, Piece
 from nodes.logfiles.range_block import Cursor, Step, decode
 from nodes.logfiles.shared import Settings, Work
 from nodes.logfiles.store import LogStore
@@ -74,9 +74,9 @@ class WatchedFiles(Files):
         self.count("read")
         return super().read(fd, size, offset)
 
-    def write(self, fd: int, data: bytes, offset: int) -> int:
+    def write(self, fd: int, pieces: Sequence[Piece], offset: int) -> int:
         self.count("write")
-        return super().write(fd, data, offset)
+        return super().write(fd, pieces, offset)
 
     def allocate(self, fd: int, start: int, size: int) -> None:
         self.count("allocate")
@@ -134,14 +134,15 @@ class FailingFiles(WatchedFiles):
                 self.failed = self.failed or name
                 raise OSError(self._error, os.strerror(self._error))
 
-    def write(self, fd: int, data: bytes, offset: int) -> int:
+    def write(self, fd: int, pieces: Sequence[Piece], offset: int) -> int:
         try:
             self.count("write")
         except OSError:
             if self._tears and self._left == 0:
-                Files.write(self, fd, data[: len(data) // 2], offset)
+                data = b"".join(pieces)
+                Files.write(self, fd, [data[: len(data) // 2]], offset)
             raise
-        return Files.write(self, fd, data, offset)
+        return Files.write(self, fd, pieces, offset)
 
 
 def do(works: "Iterator[Any] | Work | None") -> int:

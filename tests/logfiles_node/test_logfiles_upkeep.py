@@ -4,7 +4,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ from logfiles_node.raw_logs import (
 
 from nodes.logfiles import upkeep
 from nodes.logfiles.config import ChannelSection
-from nodes.logfiles.files import Files
+from nodes.logfiles.files import Files, Piece
 from swarm.core.limits import MIB
 from swarm.core.node import NodeError
 
@@ -62,9 +62,9 @@ class WatchedFiles(Files):
         self._ask("read")
         return super().read(fd, size, offset)
 
-    def write(self, fd: int, data: bytes, offset: int) -> int:
+    def write(self, fd: int, pieces: Sequence[Piece], offset: int) -> int:
         self._ask("write")
-        return super().write(fd, data, offset)
+        return super().write(fd, pieces, offset)
 
     def allocate(self, fd: int, start: int, size: int) -> None:
         self._ask("allocate")
