@@ -88,10 +88,8 @@ class Connection:
         self._sock: socket.socket | None = None
         self._session: ClientSession[_Waiter]
         self._poll = select.poll()
-        self._buffer = bytearray(limits.RECEIVE_BYTES)
-        self._view = memoryview(self._buffer)
         self._received: list[int] = []
-        """How many bytes in the buffer were received and not taken: one number, or none."""
+        """How many bytes in the session's room were received and not taken: one number, or none."""
         self._session_of_tls: TlsSession | None = None
         self._sealed = memoryview(bytearray(SEALED_BYTES if tls is not None and not address.is_unix else 0))
         self._sealed_received: list[int] = []
@@ -197,7 +195,7 @@ class Connection:
             raise failed(error) from error
         self._send_all(session.outgoing(), deadline)
         self._session_of_tls = session
-        if size := session.receive(self._sealed[:0], self._view):
+        if size := session.receive(self._sealed[:0], self._session.room):
             self._received.append(size)
 
     def _receive_handshake(self, deadline: float) -> memoryview:
@@ -237,7 +235,7 @@ class Connection:
                     for piece in pieces:
                         self._send_all(piece, deadline, more=piece is not pieces[-1])
                 size = self._receive_some(deadline)
-                answer = session.single_answer(self._view[:size], waiter.request_id)
+                answer = session.single_answer(size, waiter.request_id)
                 if answer is not None:
                     del self._received[:]
                     return answer
@@ -397,7 +395,7 @@ class Connection:
         self._take(self._receive_some(deadline))
 
     def _receive_some(self, deadline: float) -> int:
-        """Receives into the buffer: how many bytes, at least one.
+        """Receives into the session's room: how many bytes, at least one.
 
         Python raises an interrupt when a call has returned, before its result is stored. So it is C that stores it:
         what an interrupted call has received is there for the next one.
@@ -407,7 +405,7 @@ class Connection:
                 raise ConnectionLost("the connection broke before the answer came")
             try:
                 if self._session_of_tls is None:
-                    self._received.extend(map(self._sock.recv_into, (self._buffer,)))
+                    self._received.extend(map(self._sock.recv_into, (self._session.room,)))
                 else:
                     self._receive_sealed(self._session_of_tls)
             except BlockingIOError:
@@ -428,7 +426,7 @@ class Connection:
             self._sealed_received.extend(map(self._sock.recv_into, (self._sealed,)))
         try:
             received = self._sealed_received[0]
-            size = session.receive(self._sealed[:received], self._view) if received else 0
+            size = session.receive(self._sealed[:received], self._session.room) if received else 0
             self._sealed_received.clear()
             if size is not None:
                 self._received.append(size)
@@ -444,11 +442,14 @@ class Connection:
         """Hands the answers in what was received to who waits for them."""
         del self._received[:]
         try:
-            answers = self._session.receive(self._view[:size])
+            answers = self._session.received(size)
         except SwarmError as error:
             if self._session.hello is None:
                 raise
             raise self._lost(error) from error
+        except BaseException:
+            self.close()  # what was received may be decoded in part
+            raise
         for waiter, status, result in answers:
             if status == protocol.BATCH:
                 waiter.batches.append(result)
@@ -711,7 +712,8 @@ class BlockingClient:
             if call.at_once:
                 self._connected_at_once(call, deadline)
             connection = self._connected(call.node, deadline, call.request)
-            if not call.request.repeatable and connection.is_broken():
+            stale = time.monotonic() - connection.heard_at > FRESH_S
+            if not call.request.repeatable and stale and connection.is_broken():
                 continue
             try:
                 return connection.submit(call.request, call.arguments, deadline)
@@ -734,6 +736,7 @@ class BlockingClient:
             except BaseException:
                 connection.abandon(call, waiter)
                 raise
+            connection.heard_at = time.monotonic()
             return result_of(call, connection.name, waiter.status, waiter.result)
         except SwarmError as error:
             statistics.failed += 1

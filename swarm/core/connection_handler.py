@@ -76,7 +76,7 @@ class ConnectionHandler:
         self.at_end: list[Callable[[], object]] = []
         """Called when the connection ends, however it does."""
         self._flush_soon = flush_soon
-        self._decoder = FrameDecoder(frame_bytes_max=limits.HELLO_BYTES_MAX, counted=True)
+        self._decoder = FrameDecoder(frame_bytes_max=limits.HELLO_BYTES_MAX)
         self._encoder = FrameEncoder()
         self._requests = _NOTHING
         self.clock = 0.0

@@ -111,6 +111,7 @@ RESERVE_TIMEOUT_S = 60.0  # what is kept aside and not used for so long, twice a
 CLIENT_REQUESTS_MAX = 65536  # waiting for their answers, per connection
 CLIENT_PARTS_BYTES = 2 * MIB  # parts of one batch on their way to a node at the same time
 CLIENT_CONNECT_S = 0.25  # blocking: for a node that is not connected where others are; it is tried again later
+RECEIVED_BYTES_KEPT = 2 * MIB  # of a connection's buffer, which grows with the frames that come
 CLIENT_STREAM_CREDIT = 4  # batches in flight that keep a stream busy
 TIMEOUT_S_MAX = 1e6  # of a request, 11 days: poll(2) counts milliseconds in 31 bits
 CLIENT_SILENCE_S = 15.0  # nothing comes for so long, though a request's time was over: the connection is made anew

@@ -20,6 +20,11 @@ def session() -> ClientSession[str]:
     return ClientSession(ConnectionSettings("dht", timeout_s=10.0))
 
 
+def received(session: ClientSession[str], data: bytes) -> int:
+    session.room[: len(data)] = data
+    return len(data)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -59,11 +64,36 @@ def test_a_batch_in_answer_to_a_single_request() -> None:
     new = session()
     new.receive(memoryview(HELLO))
     request_id, _ = new.single_request(PING, ())
-    data = memoryview(frame([request_id, BATCH, [1]]))
-    assert new.single_answer(data, request_id) is None
+    size = received(new, frame([request_id, BATCH, [1]]))
+    assert new.single_answer(size, request_id) is None
     new.waiting[request_id] = "owner"
     with pytest.raises(ProtocolError, match="a batch"):
-        new.receive(data)
+        new.received(size)
+
+
+def test_the_answer_to_a_single_request() -> None:
+    new = session()
+    new.receive(memoryview(HELLO))
+    for result in (None, b"x" * 100, None):
+        request_id, _ = new.single_request(PING, ())
+        assert new.single_answer(received(new, frame([request_id, DONE, result])), request_id) == (DONE, result)
+
+
+def test_what_comes_with_or_before_the_answer_to_a_single_request() -> None:
+    """It, or its first part, is not taken for the answer; nothing of it is lost."""
+    new = session()
+    new.receive(memoryview(HELLO))
+    new.waiting[7] = "other"
+    request_id, _ = new.single_request(PING, ())
+    new.waiting[request_id] = "owner"
+    data = frame([7, DONE, 1]) + frame([request_id, DONE, 2])
+    first, rest = data[:-3], data[-3:]
+    size = received(new, first)
+    assert new.single_answer(size, request_id) is None
+    assert new.received(size) == [("other", DONE, 1)]
+    size = received(new, rest)
+    assert new.single_answer(size, request_id) is None
+    assert new.received(size) == [("owner", DONE, 2)]
 
 
 def test_batches_of_streams() -> None:
