@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -47,7 +48,7 @@ from swarm.core.errors import (
 from swarm.core.known_nodes import KnownNodes
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
-from swarm.core.stats import RequestStatistics
+from swarm.core.stats import BOUNDS_S, RequestStatistics
 from swarm.core.tls import NOT_TLS, failed
 from swarm.core.tls_session import ALERT, HANDSHAKE, SEALED_BYTES, TlsSession
 
@@ -64,11 +65,11 @@ class _Waiter:
 
     __slots__ = ("batches", "late", "request_id", "result", "status")
 
-    def __init__(self) -> None:
+    def __init__(self, request_id: int = 0) -> None:
         self.status = -1
         self.result: Any = PENDING
         self.batches: deque[Any] = deque()
-        self.request_id = 0
+        self.request_id = request_id
         self.late: Callable[[Any], object] | None = None
         """What takes the result, where nobody waits for it any more."""
 
@@ -220,30 +221,32 @@ class Connection:
 
     def ask(self, call: Call, deadline: float) -> tuple[int, Any]:
         """Status and result of one request. Raises ConnectionLost, RequestTimeout."""
-        waiter = _Waiter()
         session = self._session
+        waiter: _Waiter | None = None
+        request_id = 0
         try:
             if session.waiting:
-                waiter.request_id = session.request(call.request, call.arguments, waiter)
+                waiter = _Waiter()
+                request_id = waiter.request_id = session.request(call.request, call.arguments, waiter)
                 self._send_all(session.outgoing(), deadline)
             else:  # the usual case: what comes is one frame with the answer, which nobody else waits for
                 if call.size < limits.APART_BYTES_MIN:
-                    waiter.request_id, frame = session.single_request(call.request, call.arguments)
+                    request_id, frame = session.single_request(call.request, call.arguments)
                     self._send_all(frame, deadline)
                 else:
-                    waiter.request_id, pieces = session.single_large_request(call.request, call.arguments)
+                    request_id, pieces = session.single_large_request(call.request, call.arguments)
                     for piece in pieces:
                         self._send_all(piece, deadline, more=piece is not pieces[-1])
                 size = self._receive_some(deadline)
-                answer = session.single_answer(size, waiter.request_id)
+                answer = session.single_answer(size, request_id)
                 if answer is not None:
                     del self._received[:]
                     return answer
-                session.waiting[waiter.request_id] = waiter
+                waiter = session.waiting[request_id] = _Waiter(request_id)
                 self._take(size)
             self.wait(waiter, deadline)
         except BaseException:
-            self.abandon(call, waiter)
+            self.abandon(call, waiter or _Waiter(request_id))
             raise
         return waiter.status, waiter.result
 
@@ -624,36 +627,36 @@ class BlockingClient:
             time.sleep(max(next_attempt - time.monotonic(), 0))
 
     def _call(self, call: Call, deadline: float) -> Any:
-        """The result of one request."""
+        """The result of one request. It is sent again where the connection broke and it may be repeated."""
         if call.at_once:
             self._connected_at_once(call, deadline)
         begun = time.monotonic()
-        statistics = self._statistics.get(call.request.code) or self._statistics_of(call.request)
+        request = call.request
+        statistics = self._statistics.get(request.code) or self._statistics_of(request)
         try:
-            result = self._ask(call, begun, deadline)
-            self._connections[call.node].heard_at = ended = time.monotonic()
-            statistics.record(1, ended - begun)
-            return result
+            while True:
+                connection = self._connections[call.node]
+                if not connection.ready:
+                    self._connected(call.node, deadline, request)
+                if not request.repeatable and begun - connection.heard_at > FRESH_S and connection.is_broken():
+                    continue
+                try:
+                    status, result = connection.ask(call, deadline + call.wait_s)
+                except ConnectionLost as error:
+                    if not request.repeatable or time.monotonic() > deadline:
+                        raise describe(error, request, connection.name) from error.__cause__
+                except RequestTimeout as error:
+                    raise describe(error, request, connection.name) from None
+                else:
+                    result = result_of(call, connection.name, status, result)
+                    break
         except BaseException as error:
             statistics.failed += isinstance(error, SwarmError)
             statistics.record(1, time.monotonic() - begun)
             raise
-
-    def _ask(self, call: Call, now: float, deadline: float) -> Any:
-        """The result of one request. It is sent again where the connection broke and it may be repeated."""
-        while True:
-            connection = self._connected(call.node, deadline, call.request)
-            if not call.request.repeatable and now - connection.heard_at > FRESH_S and connection.is_broken():
-                continue
-            try:
-                status, result = connection.ask(call, deadline + call.wait_s)
-            except ConnectionLost as error:
-                if not call.request.repeatable or time.monotonic() > deadline:
-                    raise describe(error, call.request, connection.name) from error.__cause__
-            except RequestTimeout as error:
-                raise describe(error, call.request, connection.name) from None
-            else:
-                return result_of(call, connection.name, status, result)
+        connection.heard_at = ended = time.monotonic()
+        statistics.histogram[bisect_left(BOUNDS_S, ended - begun)] += 1  # as record does
+        return result
 
     def _statistics_of(self, request: Request) -> RequestStatistics:
         statistics = self._statistics.get(request.code)

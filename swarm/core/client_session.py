@@ -12,7 +12,7 @@ from swarm.core import limits, protocol
 from swarm.core.connection_settings import ConnectionSettings
 from swarm.core.errors import NotAuthenticated, ProtocolError, SwarmError, TooManyRequests, WrongKind, from_wire
 from swarm.core.frame_receiver import FrameReceiver
-from swarm.core.framing import HEADER_BYTES, FrameEncoder, Message, decode_body, is_frame
+from swarm.core.framing import FrameEncoder, Message
 from swarm.core.login import ClientLogin, begin_login
 from swarm.core.protocol import AUTHENTICATE, Request, brief
 from swarm.core.session import LZ4, ClientHello, NodeHello
@@ -134,12 +134,9 @@ class ClientSession(Generic[Owner]):
     def single_answer(self, size: int, request_id: int) -> tuple[int, Any] | None:
         """The status and result in what is in the room now, if it is one frame with nothing but the answer to this
         request. Otherwise None, and it is still to be taken with `received`."""
-        receiver = self._receiver
-        if receiver.partial or size <= HEADER_BYTES or not is_frame(receiver.room, size):
-            return None
         try:
-            [(answered_id, status, result)] = decode_body(receiver.room[HEADER_BYTES:size], False)
-        except (TypeError, ValueError, ProtocolError):
+            [(answered_id, status, result)] = self._receiver.only_frame(size)
+        except (TypeError, ValueError):
             return None
         return (status, result) if answered_id == request_id and status != protocol.BATCH else None
 
@@ -179,10 +176,6 @@ class ClientSession(Generic[Owner]):
         parts = (messages[at : at + limits.FRAME_MESSAGES] for at in range(0, len(messages), limits.FRAME_MESSAGES))
         return b"".join(self._encoder.encode(part, alone_above=above) for part in parts)
 
-    def receive(self, data: memoryview) -> list[tuple[Owner, int, Any]]:
-        """As received, for what was received elsewhere."""
-        return self._answers(self._receiver.feed(data))
-
     def received(self, size: int) -> list[tuple[Owner, int, Any]]:
         """So much came into the room; the answers in it: (owner, status, result).
 
@@ -191,11 +184,8 @@ class ClientSession(Generic[Owner]):
         Raises the node's reason if it refuses the hello or the login, ProtocolError if it does not keep to the
         protocol, NotAuthenticated if what it asks for, or proves to be, is not as it should be.
         """
-        return self._answers(self._receiver.received(size))
-
-    def _answers(self, messages: list[Message] | None) -> list[tuple[Owner, int, Any]]:
-        """messages: of the first frame."""
         answers: list[tuple[Owner, int, Any]] = []
+        messages = self._receiver.received(size)
         while messages is not None:
             if self.hello is None:
                 if self._login is None:

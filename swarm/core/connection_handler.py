@@ -34,7 +34,7 @@ from swarm.core.errors import (
     TooManyRequests,
     UnknownRequest,
 )
-from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, is_frame
+from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, read_header
 from swarm.core.limits import (
     BATCH_BYTES,
     HELD_REPLY_BYTES,
@@ -108,7 +108,8 @@ class ConnectionHandler:
         to be done. Takes the time (perf_counter), and leaves it in clock. Only to be called once the client is
         admitted, while nothing is pending and no output waits.
         """
-        if self._decoder.partial or not 0 < size - HEADER_BYTES <= BATCH_BYTES or not is_frame(buffer, size):
+        length = size - HEADER_BYTES
+        if self._decoder.partial or not 0 < length <= BATCH_BYTES or read_header(buffer)[0] != length:
             self.receive(buffer[:size], begun, deadline)
             return None
         try:

@@ -8,7 +8,11 @@ RECEIVE_BYTES at least; what was received is moved only where the rest of its fr
 that has grown is kept up to RECEIVED_BYTES_KEPT: to take memory for each large frame costs a page fault every 4 KiB.
 """
 
-from swarm.core.framing import HEADER_BYTES, Frames, Message
+from typing import Any
+
+from msgpack import unpackb
+
+from swarm.core.framing import HEADER_BYTES, Frames, Message, read_header
 from swarm.core.limits import RECEIVE_BYTES, RECEIVED_BYTES_KEPT
 
 
@@ -21,17 +25,16 @@ class FrameReceiver(Frames):
         self.room = self.buffer
         """What comes next is received into it. Another one when next_frame has given None."""
 
-    @property
-    def partial(self) -> bool:
-        """Whether a frame has begun to come in."""
-        return self._start < self._end
-
-    def feed(self, data: memoryview) -> list[Message] | None:
-        """Takes data that was received elsewhere; returns what next_frame would."""
-        if len(data) > len(self.room):
-            self._make_room(len(data))
-        self.room[: len(data)] = data
-        return self.received(len(data))
+    def only_frame(self, size: int) -> Any:
+        """What a frame holds that is all that has come, so many bytes into the room. None if it is anything else, or
+        compressed: they are still to be taken with `received` then."""
+        room = self.room
+        if self._end or size <= HEADER_BYTES or read_header(room)[0] != size - HEADER_BYTES:
+            return None
+        try:
+            return unpackb(room[HEADER_BYTES:size])
+        except ValueError:
+            return None
 
     def received(self, size: int) -> list[Message] | None:
         """So many bytes are in the room now; returns what next_frame would."""

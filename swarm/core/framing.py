@@ -36,11 +36,6 @@ _EMPTY_BIN = b"\xc4\x00"  # as msgpack encodes it
 _BIN_32 = b"\xc6"  # before the length, as four bytes, of a bin of 64 KiB or more
 
 
-def is_frame(buffer: memoryview, size: int) -> bool:
-    """Whether buffer[:size], which has more bytes than a header, is just one frame that is not compressed."""
-    return bool(read_header(buffer)[0] == size - HEADER_BYTES)
-
-
 Message = Any  # what a peer sent: an array if it keeps to the protocol
 
 
