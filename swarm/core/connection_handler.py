@@ -171,6 +171,7 @@ class ConnectionHandler:
 
     def _work(self, deadline: float) -> bool:
         """Whether something is left undone."""
+        leaves_at = self._output_bytes + BATCH_BYTES
         while not self.closing:
             if self.clock > deadline or self.output_full:
                 return True
@@ -179,6 +180,8 @@ class ConnectionHandler:
                 if messages is None:
                     return False
                 self._requests = iter(messages)
+            if self._output_bytes >= leaves_at:
+                return True  # the client can take that while the next is made
             broke_off = self._carry_out(islice(self._requests, REQUESTS_PER_CHECK), self.clock)
             if broke_off or len(self._replies) >= REQUESTS_PER_CHECK:
                 self._encode()
