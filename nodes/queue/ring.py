@@ -212,12 +212,13 @@ class Ring:
             content = b"".join((*lengths, *data))
             self._store(position, pack_entry(number, self.mark, count, size, sequence, position, before, content))
         else:
+            pieces = (b"".join(lengths), *data)
             hashed = xxh3_64(seed=number)
-            for piece in (*lengths, *data):
+            for piece in pieces:
                 hashed.update(piece)
             checksum = hashed.intdigest()
             first = pack_entry_header(self.seed, number, count, sequence, position, before, size, checksum)
-            for piece in (first, bytes(bits_bytes(count)), *lengths, *data):
+            for piece in (first, bytes(bits_bytes(count)), *pieces):
                 self._store(position, piece)
                 position += len(piece)
         self.tail = end
