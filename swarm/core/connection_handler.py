@@ -42,6 +42,7 @@ from swarm.core.limits import (
     OUTPUT_BYTES_MAX,
     REQUEST_ID_MAX,
     REQUESTS_PER_CHECK,
+    SLOT_BYTES,
     TOGETHER_MAX,
 )
 from swarm.core.login import new_nonce
@@ -171,7 +172,7 @@ class ConnectionHandler:
 
     def _work(self, deadline: float) -> bool:
         """Whether something is left undone."""
-        leaves_at = self._output_bytes + BATCH_BYTES
+        leaves_at = self._output_bytes + SLOT_BYTES
         while not self.closing:
             if self.clock > deadline or self.output_full:
                 return True

@@ -8,7 +8,7 @@
 
 Why not one trio task a connection: waking a task for each socket costs more than the request that it brings
 (docs/decisions/0002-one-epoll-set.md). Inside a pass there is no await; what ends it is its time, and each connection
-is read RECEIVE_BYTES at most, and goes on in the next pass once it has BATCH_BYTES of answers: the client takes them
+is read RECEIVE_BYTES at most, and goes on in the next pass once it has SLOT_BYTES of answers: the client takes them
 while the next are made. Trio's own tasks (streams, timers, signals) run between turns; while streams are busy or
 answers are held a turn is one pass, so that they share the loop with requests.
 
