@@ -62,7 +62,7 @@ LOGIN_ADDRESSES_MAX = 4096  # whose failures are remembered
 
 # A pass of the listener.
 RECEIVE_BYTES = 256 * KIB  # most that one connection is read in a pass
-SLOT_BYTES = 512 * KIB  # of answers; then a connection goes on in the next pass. 256 cost half as much again on one core
+SLOT_BYTES = 512 * KIB  # of answers; then a connection goes on in the next pass. Less is dearer on one core
 PASS_SECONDS_MAX = 0.003  # then its answers are sent
 TURN_SECONDS_MAX = 0.005  # then trio's tasks have their turn
 SPIN_S = 0.0002  # requests that come more often are waited for awake: twice what being woken on another core takes
