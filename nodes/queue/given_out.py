@@ -49,7 +49,8 @@ class _Span:
 class GivenOut:
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
-        self._spans: list[_Span] = []
+        self.spans: list[_Span] = []
+        """Empty where nothing is given out."""
         self._firsts: list[int] = []  # of the spans
         self._known: Entry | None = None  # the last that was looked up
         self._unwritten: dict[_Span, int] = {}  # bits that are to be written to the ring
@@ -60,30 +61,27 @@ class GivenOut:
         self.back = 0
         """How many of them were given back."""
 
-    def __bool__(self) -> bool:
-        return bool(self._spans)
-
     @property
     def head(self) -> tuple[int, int]:
         """Position of the oldest entry, sequence of its first record that is not done with. There is a span."""
-        return self._spans[0].position, self._spans[0].first
+        return self.spans[0].position, self.spans[0].first
 
     @property
     def first_end(self) -> int:
         """Sequence behind the first span. There is one."""
-        return self._spans[0].first + self._spans[0].count
+        return self.spans[0].first + self.spans[0].count
 
     def add(self, first: int, count: int, position: int, size: int) -> None:
         """Records that were never given out before."""
         self.records += count
         self.size += size
-        if self._spans:
-            last = self._spans[-1]
+        if self.spans:
+            last = self.spans[-1]
             if last.count < SPAN_RECORDS and last.first + last.count == first:
                 last.count += count
                 last.size += size
                 return
-        self._spans.append(_Span(first, count, position, size))
+        self.spans.append(_Span(first, count, position, size))
         self._firsts.append(first)
 
     def restore(self, entry: Entry, lengths: bytes, first: int, count: int) -> None:
@@ -91,7 +89,7 @@ class GivenOut:
         acknowledged = (self._ring.bits(entry) >> (first - entry.sequence)) & ((1 << count) - 1)
         sizes = unpack_lengths(lengths)[first - entry.sequence :][:count]
         self.add(first, count, entry.position, sum(sizes))
-        span = self._spans[-1]
+        span = self.spans[-1]
         back = span.bits(first, count)
         span.back |= back
         self.back += count
@@ -114,7 +112,7 @@ class GivenOut:
     def take_back(self, records_max: int, bytes_max: int) -> Records | None:
         """The oldest of those that were given back; they are given out again."""
         while self.back:
-            span = next(each for each in self._spans if each.back)
+            span = next(each for each in self.spans if each.back)
             start = (span.back & -span.back).bit_length() - 1
             rest = span.back >> start
             count = min((~rest & (rest + 1)).bit_length() - 1, records_max)
@@ -132,7 +130,7 @@ class GivenOut:
         for span in self._in(0, sequence):
             position = span.position
             dropped += self._finish(span, span.bits(0, sequence) & ~span.acknowledged)
-            if self._spans and self._spans[0] is span and span.position == position:
+            if self.spans and self.spans[0] is span and span.position == position:
                 dropped += self._finish(span, span.bits(0, sequence + span.count + span.first) & ~span.acknowledged)
         return dropped
 
@@ -150,11 +148,11 @@ class GivenOut:
 
     def _in(self, first: int, count: int) -> list[_Span]:
         """Spans that have some of these records."""
-        if count <= 0 or not self._spans:
+        if count <= 0 or not self.spans:
             return []
         start = max(bisect_right(self._firsts, first) - 1, 0)
         end = bisect_right(self._firsts, first + count - 1)
-        return self._spans[start:end]
+        return self.spans[start:end]
 
     def _finish(self, span: _Span, bits: int) -> int:
         """These records, not acknowledged before, are. How many."""
@@ -170,15 +168,15 @@ class GivenOut:
         span.size -= size
         self.size -= size
         self.records -= done
-        if not whole or span is not self._spans[0]:
+        if not whole or span is not self.spans[0]:
             self._unwritten[span] = self._unwritten.get(span, 0) | bits
-        if span is self._spans[0]:
+        if span is self.spans[0]:
             self._trim()
         return done
 
     def _trim(self) -> None:
         """The first span begins with a record that is not acknowledged."""
-        spans = self._spans
+        spans = self.spans
         while spans:
             span = spans[0]
             gone = (~span.acknowledged & (span.acknowledged + 1)).bit_length() - 1

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from nodes.queue.ring import Ring
-from nodes.queue.ring_format import ALIGNMENT, Entry
+from nodes.queue.ring_format import ALIGNMENT, Entry, entry_bytes
 from swarm.queue.batch import LENGTH_BYTES, unpack_lengths
 
 ANY_BYTES = 1 << 62
@@ -44,49 +44,45 @@ class _Cut:
 class Reader:
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
-        self._cut: _Cut | None = None
-        self.position = ring.state.given
-        self.sequence = ring.state.given_sequence
-        self.before = ring.state.given_bytes
+        self.cut: _Cut | None = None
+        """An entry that was begun."""
+        self.position = ring.found.given
+        self.sequence = ring.found.given_sequence
+        self.before = ring.found.given_bytes
 
     @property
     def head(self) -> int:
         """Position of the entry that the next record is in."""
-        return self._cut.entry.position if self._cut else self.position
+        return self.cut.entry.position if self.cut else self.position
 
     def open_cut(self, entry: Entry) -> None:
         """A sound entry, of which the next record is one; `position` is behind it."""
         lengths = self._ring.copy(entry.lengths_at, LENGTH_BYTES * entry.records)
-        self._cut = _Cut(entry, lengths, self.sequence - entry.sequence)
+        self.cut = _Cut(entry, lengths, self.sequence - entry.sequence)
 
     def go_to(self, position: int, sequence: int, before: int) -> None:
-        self._cut = None
+        self.cut = None
         self.position, self.sequence, self.before = position, sequence, before
 
     def read_one(self) -> bytes | None:
-        cut = self._cut
-        if cut is None:
-            return self._read_first()
-        index = cut.index
-        start, end = cut.ends[index : index + 2]
+        if self.cut is None:
+            record = self._ring.only_record(self.position, self.sequence)
+            if record is None:
+                records = self.read(1, ANY_BYTES)
+                return records.data if records else None
+            self.position += entry_bytes(1, len(record))
+        else:
+            record = self._read_one_of(self.cut)
         self.sequence += 1
-        self.before += end - start
-        cut.index = index = index + 1
-        if index == cut.entry.records:
-            self._cut = None
-        return self._ring.copy(cut.entry.data_at + start, end - start)
+        self.before += len(record)
+        return record
 
-    def _read_first(self) -> bytes | None:
-        """Of the entry at position."""
-        data: list[bytes] = []
-        self.position, self.sequence, size = self._ring.whole_entries(
-            self.position, self.sequence, 1, ANY_BYTES, [], data
-        )
-        self.before += size
-        if data:
-            return data[0]
-        records = self.read(1, ANY_BYTES)
-        return records.data if records else None
+    def _read_one_of(self, cut: _Cut) -> bytes:
+        start, end = cut.ends[cut.index : cut.index + 2]
+        cut.index += 1
+        if cut.index == cut.entry.records:
+            self.cut = None
+        return self._ring.copy(cut.entry.data_at + start, end - start)
 
     def read(self, records_max: int, bytes_max: int) -> Records | None:
         """The next ones, with consecutive numbers; up to the record with which bytes_max is passed."""
@@ -94,7 +90,7 @@ class Reader:
         data: list[bytes] = []
         first, left, position = self.sequence, bytes_max, self.head
         ring = self._ring
-        if self._cut:
+        if self.cut:
             left -= self._read_cut(records_max, left, lengths, data)
         while left >= 0 and (records := records_max - (self.sequence - first)) > 0:
             self.position, self.sequence, size = ring.whole_entries(
@@ -122,7 +118,7 @@ class Reader:
 
     def _read_cut(self, records: int, left: int, lengths: list[bytes], data: list[bytes]) -> int:
         """Bytes that were read."""
-        cut = self._cut
+        cut = self.cut
         assert cut
         entry, ends, index = cut.entry, cut.ends, cut.index
         to = min(bisect_right(ends, ends[index] + left), index + records, entry.records)
@@ -133,7 +129,7 @@ class Reader:
         self.before += size
         cut.index = to
         if to == entry.records:
-            self._cut = None
+            self.cut = None
         return size
 
     def _next_in_order(self) -> Entry | None:

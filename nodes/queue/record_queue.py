@@ -23,10 +23,17 @@ from nodes.queue.queue_files import Files
 from nodes.queue.reader import ANY_BYTES, Reader, Records
 from nodes.queue.recovery import find_given, open_ring
 from nodes.queue.ring import Ring
-from nodes.queue.ring_format import ALIGNMENT, CAPACITY_UNIT, ENTRY_HEADER_BYTES, State, bits_bytes, entry_bytes
+from nodes.queue.ring_format import (
+    ALIGNMENT,
+    CAPACITY_UNIT,
+    ENTRY_HEADER_BYTES,
+    ONE_RECORD_BYTES,
+    bits_bytes,
+    entry_bytes,
+)
 from swarm.core.errors import QueueFull, ValueTooBig
 from swarm.core.limits import BATCH_BYTES, BATCH_RECORDS_MAX, MIB
-from swarm.queue.batch import LENGTH_BYTES
+from swarm.queue.batch import LENGTH_BYTES, pack_length
 
 REFILL_BYTES = 1 * MIB  # moved from overflow files in one step, besides the entry that passes it
 PENDING_BYTES = BATCH_BYTES  # pushes of one pass are joined up to so much
@@ -69,13 +76,13 @@ class RecordQueue:
         self._pending = 0  # records
         self._pending_bytes = 0
         self._spills = False  # what is pending goes to the overflow files
-        self._next_sequence = ring.state.next_sequence  # of the first pending record
-        self._next_bytes = ring.state.next_bytes
+        self._next_sequence = ring.found.next_sequence  # of the first pending record
+        self._next_bytes = ring.found.next_bytes
         self.free = ring.free()
         """Bytes that the pending entry may take where it goes."""
         self._changed = False
         self._closed = False
-        self.dropped = ring.state.dropped
+        self.dropped = ring.found.dropped
         """Records that were dropped to make room, since the ring was made."""
 
     @classmethod
@@ -102,7 +109,7 @@ class RecordQueue:
         files = files or Files()
         ring = open_ring(path, settings.capacity, files, sync=sync, accept_damage=accept_damage)
         overflow = Overflow(path, files, syncs=sync, file_bytes=overflow_file_bytes)
-        waiting = overflow.open(ring.state.next_sequence)
+        waiting = overflow.open(ring.found.next_sequence)
         queue = cls(ring, overflow, settings)
         queue._recover(waiting)
         return queue
@@ -163,7 +170,7 @@ class RecordQueue:
         return self._overflow.size
 
     def _head(self) -> tuple[int, int]:
-        return self._given.head if self._given else (self._reader.head, self._reader.sequence)
+        return self._given.head if self._given.spans else (self._reader.head, self._reader.sequence)
 
     # Pushing.
 
@@ -218,6 +225,17 @@ class RecordQueue:
             {"limit": limit},
         )
 
+    def push_one(self, record: bytes) -> None:
+        """make_room and push, for one record."""
+        size = len(record)
+        if self._pending or size + ONE_RECORD_BYTES > self.free:
+            self.make_room(1, size)
+        self._lengths.append(pack_length(size))
+        self._data.append(record)
+        self._pending += 1
+        self._pending_bytes += size
+        self._changed = True
+
     def push(self, count: int, lengths: bytes, data: bytes) -> None:
         """After make_room for the same. It is there for the next process with the next commit."""
         self._lengths.append(lengths)
@@ -228,17 +246,19 @@ class RecordQueue:
 
     def _flush(self) -> None:
         """What is pending becomes an entry."""
-        if not self._pending:
+        count, size = self._pending, self._pending_bytes
+        if not count:
             return
-        lengths = b"".join(self._lengths)
         if self._spills:
-            self._overflow.append(self._pending, self._next_sequence, self._next_bytes, lengths, b"".join(self._data))
+            lengths, data = b"".join(self._lengths), b"".join(self._data)
+            self._overflow.append(count, self._next_sequence, self._next_bytes, lengths, data)
             self.free = 0
         else:
-            self._ring.append(self._pending, self._next_sequence, self._next_bytes, lengths, self._data)
-            self.free = self._ring.free()
-        self._next_sequence += self._pending
-        self._next_bytes += self._pending_bytes
+            ring = self._ring
+            ring.append(count, size, self._next_sequence, self._next_bytes, self._lengths, self._data)
+            self.free = ring.capacity - (ring.tail - ring.head)
+        self._next_sequence += count
+        self._next_bytes += size
         self._pending = self._pending_bytes = 0
         self._lengths.clear()
         self._data.clear()
@@ -256,7 +276,7 @@ class RecordQueue:
                 reader.go_to(entry.position, entry.sequence, entry.before)
         while ring.capacity - (ring.tail - self._head()[0]) < needed:
             entry = ring.entry(self._head()[0])
-            if entry is None and not given:
+            if entry is None and not given.spans:
                 reader.pass_damage()
                 continue
             end = entry.end_sequence if entry else given.first_end
@@ -271,7 +291,7 @@ class RecordQueue:
 
     def pop(self, records_max: int, bytes_max: int) -> tuple[bytes, bytes]:
         """Lengths and data of the oldest records, which are done with; up to the one with which bytes_max is passed."""
-        if self._given:
+        if self._given.spans:
             delivery = self.take(records_max, bytes_max)
             if delivery is None:
                 return b"", b""
@@ -281,12 +301,13 @@ class RecordQueue:
         return (records.lengths, records.data) if records else (b"", b"")
 
     def pop_one(self) -> bytes | None:
-        if self._given:
+        if self._given.spans:
             return self.pop(1, ANY_BYTES)[1] or None
-        if self._reader.sequence >= self._ring.next_sequence:
+        reader, ring = self._reader, self._ring
+        if reader.sequence >= ring.next_sequence:
             self._make_readable()
-        record = self._reader.read_one()
-        if record is not None or self._ring.damaged != self._ring.state.damaged:
+        record = reader.read_one()
+        if record is not None or ring.damaged != ring.damaged_committed:
             self._changed = True
         return record
 
@@ -306,7 +327,7 @@ class RecordQueue:
         if self._ring.next_sequence - self._reader.sequence < records_max:
             self._make_readable()
         records = self._reader.read(records_max, bytes_max)
-        if records or self._ring.damaged != self._ring.state.damaged:
+        if records or self._ring.damaged != self._ring.damaged_committed:
             self._changed = True
         return records
 
@@ -337,37 +358,28 @@ class RecordQueue:
         if not self._changed:
             return
         self._changed = False
-        self._flush()
+        if self._pending:
+            self._flush()
         if self._spills:
             self._overflow.commit()
-        self._ring.store_state(self._state())
-        if self._given:
+        self._commit_ring()
+        if self._given.spans:
             self._given.write_bits()
         if self._spills:
             if self._refill():
-                self._ring.store_state(self._state())
+                self._commit_ring()
             self._overflow.forget()
-        self.free = 0 if self._spills else self._ring.free()
+        ring = self._ring
+        self.free = 0 if self._spills else ring.capacity - (ring.tail - ring.head)
 
-    def _state(self) -> State:
-        head, head_sequence = self._head()
-        ring, reader = self._ring, self._reader
-        return State._make(
-            (
-                ring.state.generation + 1,
-                head,
-                head_sequence,
-                reader.position,
-                reader.sequence,
-                reader.before,
-                ring.tail,
-                ring.next_sequence,
-                ring.next_bytes,
-                self.dropped,
-                ring.damaged,
-                0,
-            )
-        )
+    def _commit_ring(self) -> None:
+        reader, given = self._reader, self._given
+        position, sequence = reader.position, reader.sequence
+        if given.spans:
+            head, head_sequence = given.head
+        else:
+            head, head_sequence = position if reader.cut is None else reader.head, sequence
+        self._ring.commit(head, head_sequence, position, sequence, reader.before, self.dropped)
 
     def _refill(self) -> bool:
         """Moves what waits longest into the ring, in steps that are worth it. Whether anything has changed."""
@@ -377,8 +389,9 @@ class RecordQueue:
         before = ring.next_sequence
         moved = 0
         while moved < REFILL_BYTES and (waiting := self._overflow.read(ring.free())):
-            ring.append(waiting.count, waiting.sequence, waiting.before, waiting.lengths, [waiting.data])
-            moved += len(waiting.data)
+            size = len(waiting.data)
+            ring.append(waiting.count, size, waiting.sequence, waiting.before, [waiting.lengths], [waiting.data])
+            moved += size
         if not self._overflow.size:
             self._spills = False
             ring.next_sequence, ring.next_bytes = self._next_sequence, self._next_bytes

@@ -43,7 +43,7 @@ def _set_aside(path: Path, files: Files) -> Path:
 
 
 def _resized(ring: Ring, capacity: int, files: Files, *, sync: bool) -> Ring:
-    path, state = ring.path, ring.state
+    path, state = ring.path, ring.found
     why = ""
     if (taken := state.tail - state.head) > capacity:
         why = f"{taken} bytes are taken"
@@ -67,7 +67,7 @@ def _resized(ring: Ring, capacity: int, files: Files, *, sync: bool) -> Ring:
 
 def find_given(ring: Ring, reader: Reader, given: GivenOut) -> None:
     """What was given out before the ring was opened, and not acknowledged, is to be given out again."""
-    state = ring.state
+    state = ring.found
     position, sequence = state.head, state.head_sequence
     while position < state.given:
         entry = ring.entry(position)

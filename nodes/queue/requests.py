@@ -6,7 +6,6 @@ A push makes room in every queue that it goes to before it changes one: so it is
 """
 
 from collections.abc import Sequence
-from struct import Struct
 from typing import Any
 
 from nodes.queue.channel import Lines, QueueChannel, has_subscribers
@@ -20,9 +19,8 @@ from swarm.core.protocol import DONE
 from swarm.core.request_handler import Service
 from swarm.core.storage_channels import StorageChannels
 from swarm.queue import protocol
+from swarm.queue.batch import pack_length
 from swarm.queue.protocol import OWN_QUEUE, records_count
-
-_pack_length = Struct("<I").pack
 
 
 class QueueRequests:
@@ -61,14 +59,12 @@ class QueueRequests:
                 raise TypeError
         except TypeError:
             protocol.PUSH.check((channel, record), self._limits)
-            self._push_to([channel], 1, _pack_length(len(record)), record)
+            self._push_to([channel], 1, pack_length(len(record)), record)
             return
-        storage = queue.storage
         try:
-            storage.make_room(1, len(record))
+            queue.storage.push_one(record)
         except QueueFull as error:
             raise _of_queue(error, queue) from None
-        storage.push(1, _pack_length(len(record)), record)
         if not queue.changed:
             queue.changed = True
             self._changed.append(queue)

@@ -26,6 +26,7 @@ Positions are turned into places in the file here and nowhere else.
 
 import logging
 import mmap
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,11 +36,13 @@ from nodes.queue.queue_files import Files, OpenFile, problem
 from nodes.queue.ring_format import (
     ALIGNMENT,
     CHECKED_BYTES,
+    CHECKSUM,
     DATA_OFFSET,
     ENTRY,
     ENTRY_HEADER_BYTES,
     HEADER_BYTES,
     LOW_32,
+    STATE,
     STATE_BYTES,
     STATE_OFFSETS,
     BadHeader,
@@ -49,11 +52,13 @@ from nodes.queue.ring_format import (
     bits_bytes,
     entry_bytes,
     new_seed,
+    pack_entry,
     pack_entry_header,
     seed_number,
     unpack_entry_header,
 )
 from swarm.core.limits import KIB, MIB
+from swarm.queue.batch import LENGTH_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +77,18 @@ class Ring:
         """Takes over fd and mapped. Use create and open."""
         self.path = path
         self.capacity = header.capacity
-        self.state = state
+        self.found = state
+        """What was committed when it was opened."""
+        self.generation = state.generation
+        self.head = state.head
         """As it was committed last."""
         self.tail = state.tail
         self.next_sequence = state.next_sequence
         """Of the next record that comes into the ring."""
         self.next_bytes = state.next_bytes
-        self.damaged = state.damaged
+        self.damaged = self.damaged_committed = state.damaged
         self.seed = header.seed
+        self.mark = header.seed[:4]
         self.number = seed_number(header.seed)
         self.unsynced = False
         self._file = OpenFile(fd, files)
@@ -101,7 +110,7 @@ class Ring:
         if content_of:
             ring._copy_from(content_of)
         else:
-            ring.store_state(State(generation=1))
+            ring._store_state(State(generation=1))
         try:
             if sync:
                 ring.sync()
@@ -138,12 +147,12 @@ class Ring:
     def _copy_from(self, other: "Ring") -> None:
         """Its entries to the same positions, which are at other places here. With the same seed they stay what they
         are, sound or not."""
-        state = other.state
+        state = other.found
         for position in range(state.head, state.tail, COPY_BYTES):
             self._store(position, other.copy(position, min(COPY_BYTES, state.tail - position)))
-        self.store_state(state._replace(generation=state.generation + 1))
+        self._store_state(state._replace(generation=state.generation + 1))
         self.tail, self.next_sequence, self.next_bytes = state.tail, state.next_sequence, state.next_bytes
-        self.damaged = state.damaged
+        self.damaged = self.damaged_committed = state.damaged
 
     @classmethod
     def open(cls, path: Path, files: Files) -> "Ring":
@@ -189,29 +198,27 @@ class Ring:
 
     def free(self) -> int:
         """Bytes that an entry may be written to now."""
-        return self.capacity - (self.tail - self.state.head)
+        return self.capacity - (self.tail - self.head)
 
-    def append(self, count: int, sequence: int, before: int, lengths: bytes, data: list[bytes]) -> None:
-        """An entry, behind the tail. There is room for it. Nobody sees it before the commit."""
+    def append(
+        self, count: int, size: int, sequence: int, before: int, lengths: Sequence[bytes], data: Sequence[bytes]
+    ) -> None:
+        """An entry of records with `size` bytes together, behind the tail. There is room for it. Nobody sees it before
+        the commit. lengths and data may be in pieces."""
         position, number = self.tail, self.number
-        if (size := sum(map(len, data))) < JOIN_BYTES:
-            content = b"".join((lengths, *data))
-            pieces = [content]
-            checksum = xxh3_64_intdigest(content, number)
+        end = position + entry_bytes(count, size)
+        assert end - self.head <= self.capacity
+        if size < JOIN_BYTES:
+            content = b"".join((*lengths, *data))
+            self._store(position, pack_entry(number, self.mark, count, size, sequence, position, before, content))
         else:
-            pieces = [lengths, *data]
-            hashed = xxh3_64(lengths, number)
-            for piece in data:
+            pieces = (b"".join(lengths), *data)
+            hashed = xxh3_64(seed=number)
+            for piece in pieces:
                 hashed.update(piece)
             checksum = hashed.intdigest()
-        bits = bytes(bits_bytes(count))
-        first = pack_entry_header(self.seed, number, count, sequence, position, before, size, checksum) + bits
-        end = position + entry_bytes(count, size)
-        assert end - self.state.head <= self.capacity
-        if len(pieces) == 1:
-            self._store(position, first + pieces[0])
-        else:
-            for piece in (first, *pieces):
+            first = pack_entry_header(self.seed, number, count, sequence, position, before, size, checksum)
+            for piece in (first, bytes(bits_bytes(count)), *pieces):
                 self._store(position, piece)
                 position += len(piece)
         self.tail = end
@@ -228,11 +235,36 @@ class Ring:
             self._map[offset : self._end] = data[:first]
             self._map[DATA_OFFSET : end - self.capacity] = data[first:]
 
-    def store_state(self, state: State) -> None:
-        """Commits. Its generation is higher than the one before."""
+    def commit(
+        self, head: int, head_sequence: int, given: int, given_sequence: int, given_bytes: int, dropped: int
+    ) -> None:
+        """What was appended is there for the next process, and what is before the head is free."""
+        self.generation = generation = self.generation + 1
+        fields = STATE.pack(
+            generation,
+            head,
+            head_sequence,
+            given,
+            given_sequence,
+            given_bytes,
+            self.tail,
+            self.next_sequence,
+            self.next_bytes,
+            dropped,
+            self.damaged,
+            0,
+        )
+        offset = STATE_OFFSETS[generation & 1]
+        self._map[offset : offset + STATE_BYTES] = fields + CHECKSUM.pack(xxh3_64_intdigest(fields, self.number))
+        self.head = head
+        self.damaged_committed = self.damaged
+        self.unsynced = True
+
+    def _store_state(self, state: State) -> None:
+        """Of a ring that is made."""
         offset = STATE_OFFSETS[state.generation & 1]
         self._map[offset : offset + STATE_BYTES] = state.pack(self.number)
-        self.state = state
+        self.found, self.generation, self.head = state, state.generation, state.head
         self.unsynced = True
 
     def store_bits(self, entry: Entry, bits: int) -> None:
@@ -285,6 +317,23 @@ class Ring:
         """Bit by bit, which of its records were acknowledged; sensible only where they were given out."""
         bits = int.from_bytes(self.copy(entry.position + ENTRY_HEADER_BYTES, bits_bytes(entry.records)), "little")
         return bits & ((1 << entry.records) - 1)
+
+    def only_record(self, position: int, sequence: int) -> bytes | None:
+        """What whole_entries would read of an entry with one record; None for any other, and where something is not as
+        it should be."""
+        offset = DATA_OFFSET + position % self.capacity
+        begin = offset + ENTRY_HEADER_BYTES + 8
+        if position >= self.tail or begin > self._end:
+            return None
+        mapped, number = self._map, self.number
+        mark, count, first, at, _, size, checksum, content_checksum = ENTRY.unpack_from(mapped, offset)
+        if count != 1 or first != sequence or at != position or mark != self.mark:
+            return None
+        end = begin + LENGTH_BYTES + size
+        if end > self._end or xxh3_64_intdigest(mapped[offset : offset + CHECKED_BYTES], number) & LOW_32 != checksum:
+            return None
+        content = self._view[begin:end]
+        return mapped[begin + LENGTH_BYTES : end] if xxh3_64_intdigest(content, number) == content_checksum else None
 
     def whole_entries(
         self, position: int, sequence: int, records: int, size: int, lengths: list[bytes], data: list[bytes]

@@ -25,6 +25,7 @@ DATA_OFFSET = 4096
 CAPACITY_UNIT = 4096
 ENTRY_HEADER_BYTES = 48
 ALIGNMENT = 8
+ONE_RECORD_BYTES = ENTRY_HEADER_BYTES + 8 + LENGTH_BYTES + ALIGNMENT  # at most, besides its data, of an entry with one
 LOW_32 = 0xFFFFFFFF
 
 ENTRY = struct.Struct("<4sIQQQIIQ")
@@ -32,14 +33,14 @@ _CHECKED = struct.Struct("<4sIQQQI")
 _CHECKSUMS = struct.Struct("<IQ")
 CHECKED_BYTES = _CHECKED.size  # of an entry's header: what its own checksum is over
 _HEADER = struct.Struct("<8sIIQ8s")  # of either kind of file
-_STATE = struct.Struct("<12Q")
-_CHECKSUM = struct.Struct("<Q")
+STATE = struct.Struct("<12Q")
+CHECKSUM = struct.Struct("<Q")
 _MAGIC = b"SWARMQ\0\0"
 _OVERFLOW_MAGIC = b"SWARMO\0\0"
 
 assert ENTRY.size == ENTRY_HEADER_BYTES
-assert _STATE.size + _CHECKSUM.size == STATE_BYTES
-assert _HEADER.size + _CHECKSUM.size == HEADER_BYTES
+assert STATE.size + CHECKSUM.size == STATE_BYTES
+assert _HEADER.size + CHECKSUM.size == HEADER_BYTES
 
 
 class BadHeader(Exception):
@@ -61,7 +62,7 @@ def _checked(data: bytes, magic: bytes, what: str) -> None:
         raise BadHeader(f"it has {len(data)} bytes, a header has {HEADER_BYTES}")
     if data[:8] != magic:
         raise BadHeader(f"it does not begin as {what} does")
-    if _CHECKSUM.unpack_from(data, HEADER_BYTES - 8)[0] != xxh3_64_intdigest(data[: HEADER_BYTES - 8]):
+    if CHECKSUM.unpack_from(data, HEADER_BYTES - 8)[0] != xxh3_64_intdigest(data[: HEADER_BYTES - 8]):
         raise BadHeader("the checksum of its header is wrong")
     version = int.from_bytes(data[8:12], "little")
     if version != VERSION:
@@ -77,7 +78,7 @@ class RingHeader:
 
     def pack(self) -> bytes:
         fields = _HEADER.pack(_MAGIC, VERSION, DATA_OFFSET, self.capacity, self.seed)
-        return fields + _CHECKSUM.pack(xxh3_64_intdigest(fields))
+        return fields + CHECKSUM.pack(xxh3_64_intdigest(fields))
 
     @classmethod
     def unpack(cls, data: bytes) -> "RingHeader":
@@ -96,7 +97,7 @@ class OverflowHeader:
 
     def pack(self) -> bytes:
         fields = _HEADER.pack(_OVERFLOW_MAGIC, VERSION, 0, self.number, self.seed)
-        return fields + _CHECKSUM.pack(xxh3_64_intdigest(fields))
+        return fields + CHECKSUM.pack(xxh3_64_intdigest(fields))
 
     @classmethod
     def unpack(cls, data: bytes) -> "OverflowHeader":
@@ -123,17 +124,17 @@ class State(NamedTuple):
     zero: int = 0
 
     def pack(self, seed: int) -> bytes:
-        fields = _STATE.pack(*self)
-        return fields + _CHECKSUM.pack(xxh3_64_intdigest(fields, seed))
+        fields = STATE.pack(*self)
+        return fields + CHECKSUM.pack(xxh3_64_intdigest(fields, seed))
 
     @classmethod
     def unpack(cls, data: bytes, seed: int, capacity: int) -> "State | None":
         """None if it is not sound."""
         if len(data) != STATE_BYTES:
             return None
-        if _CHECKSUM.unpack_from(data, _STATE.size)[0] != xxh3_64_intdigest(data[: _STATE.size], seed):
+        if CHECKSUM.unpack_from(data, STATE.size)[0] != xxh3_64_intdigest(data[: STATE.size], seed):
             return None
-        state = cls(*_STATE.unpack_from(data))
+        state = cls(*STATE.unpack_from(data))
         positions = state.head <= state.given <= state.tail <= state.head + capacity
         sequences = state.head_sequence <= state.given_sequence <= state.next_sequence
         return state if positions and sequences and state.given_bytes <= state.next_bytes else None
@@ -180,6 +181,15 @@ class Entry(NamedTuple):
     @property
     def content_bytes(self) -> int:
         return LENGTH_BYTES * self.records + self.size
+
+
+def pack_entry(
+    number: int, mark: bytes, count: int, size: int, sequence: int, position: int, before: int, content: bytes
+) -> bytes:
+    """A whole one, for one that is small. number: of the seed; mark: its first half. content: lengths and records."""
+    checked = _CHECKED.pack(mark, count, sequence, position, before, size)
+    checksums = _CHECKSUMS.pack(xxh3_64_intdigest(checked, number) & LOW_32, xxh3_64_intdigest(content, number))
+    return b"".join((checked, checksums, bytes((count + 63) >> 6 << 3), content))
 
 
 def pack_entry_header(

@@ -54,11 +54,13 @@ class Changes:
                 if budget <= 0 and queue.line.ready:  # there may be more for them
                     queue.changed = True
                     again.append(queue)
-            queue.storage.commit()
-            self._unsynced[queue.storage] = None
-            if queue.storage.free < queue.free_when_nearly_full or queue.is_nearly_full:
+            storage = queue.storage
+            storage.commit()
+            self._unsynced[storage] = None
+            if storage.free < queue.free_when_nearly_full or queue.is_nearly_full:
                 queue.look_at_fullness()
-        self._syncing.committed()
+        if self.service.held:
+            self._syncing.committed()
         self.queues += had_their_turn  # behind those for whom nothing was left
         if self.queues:
             self.service.commit_soon()

@@ -173,10 +173,10 @@ class Connection:
         raise lost
 
     async def _receive(self, session: ClientSession[Waiter], transport: Transport) -> None:
-        data = await transport.receive()
-        if not data:
+        size = await transport.receive(session.room)
+        if not size:
             raise ConnectionResetError("the node has closed the connection")
-        answers = session.receive(data)
+        answers = session.received(size)
         self._answers_at_once = len(answers)
         self._heard = True
         for waiter, status, result in answers:

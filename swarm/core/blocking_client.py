@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -47,7 +48,7 @@ from swarm.core.errors import (
 from swarm.core.known_nodes import KnownNodes
 from swarm.core.protocol import Request
 from swarm.core.session import NodeHello
-from swarm.core.stats import RequestStatistics
+from swarm.core.stats import BOUNDS_S, RequestStatistics
 from swarm.core.tls import NOT_TLS, failed
 from swarm.core.tls_session import ALERT, HANDSHAKE, SEALED_BYTES, TlsSession
 
@@ -64,11 +65,11 @@ class _Waiter:
 
     __slots__ = ("batches", "late", "request_id", "result", "status")
 
-    def __init__(self) -> None:
+    def __init__(self, request_id: int = 0) -> None:
         self.status = -1
         self.result: Any = PENDING
         self.batches: deque[Any] = deque()
-        self.request_id = 0
+        self.request_id = request_id
         self.late: Callable[[Any], object] | None = None
         """What takes the result, where nobody waits for it any more."""
 
@@ -88,10 +89,8 @@ class Connection:
         self._sock: socket.socket | None = None
         self._session: ClientSession[_Waiter]
         self._poll = select.poll()
-        self._buffer = bytearray(limits.RECEIVE_BYTES)
-        self._view = memoryview(self._buffer)
         self._received: list[int] = []
-        """How many bytes in the buffer were received and not taken: one number, or none."""
+        """How many bytes in the session's room were received and not taken: one number, or none."""
         self._session_of_tls: TlsSession | None = None
         self._sealed = memoryview(bytearray(SEALED_BYTES if tls is not None and not address.is_unix else 0))
         self._sealed_received: list[int] = []
@@ -197,7 +196,7 @@ class Connection:
             raise failed(error) from error
         self._send_all(session.outgoing(), deadline)
         self._session_of_tls = session
-        if size := session.receive(self._sealed[:0], self._view):
+        if size := session.receive(self._sealed[:0], self._session.room):
             self._received.append(size)
 
     def _receive_handshake(self, deadline: float) -> memoryview:
@@ -222,30 +221,32 @@ class Connection:
 
     def ask(self, call: Call, deadline: float) -> tuple[int, Any]:
         """Status and result of one request. Raises ConnectionLost, RequestTimeout."""
-        waiter = _Waiter()
         session = self._session
+        waiter: _Waiter | None = None
+        request_id = 0
         try:
             if session.waiting:
-                waiter.request_id = session.request(call.request, call.arguments, waiter)
+                waiter = _Waiter()
+                request_id = waiter.request_id = session.request(call.request, call.arguments, waiter)
                 self._send_all(session.outgoing(), deadline)
             else:  # the usual case: what comes is one frame with the answer, which nobody else waits for
                 if call.size < limits.APART_BYTES_MIN:
-                    waiter.request_id, frame = session.single_request(call.request, call.arguments)
+                    request_id, frame = session.single_request(call.request, call.arguments)
                     self._send_all(frame, deadline)
                 else:
-                    waiter.request_id, pieces = session.single_large_request(call.request, call.arguments)
+                    request_id, pieces = session.single_large_request(call.request, call.arguments)
                     for piece in pieces:
                         self._send_all(piece, deadline, more=piece is not pieces[-1])
                 size = self._receive_some(deadline)
-                answer = session.single_answer(self._view[:size], waiter.request_id)
+                answer = session.single_answer(size, request_id)
                 if answer is not None:
                     del self._received[:]
                     return answer
-                session.waiting[waiter.request_id] = waiter
+                waiter = session.waiting[request_id] = _Waiter(request_id)
                 self._take(size)
             self.wait(waiter, deadline)
         except BaseException:
-            self.abandon(call, waiter)
+            self.abandon(call, waiter or _Waiter(request_id))
             raise
         return waiter.status, waiter.result
 
@@ -397,7 +398,7 @@ class Connection:
         self._take(self._receive_some(deadline))
 
     def _receive_some(self, deadline: float) -> int:
-        """Receives into the buffer: how many bytes, at least one.
+        """Receives into the session's room: how many bytes, at least one.
 
         Python raises an interrupt when a call has returned, before its result is stored. So it is C that stores it:
         what an interrupted call has received is there for the next one.
@@ -407,7 +408,7 @@ class Connection:
                 raise ConnectionLost("the connection broke before the answer came")
             try:
                 if self._session_of_tls is None:
-                    self._received.extend(map(self._sock.recv_into, (self._buffer,)))
+                    self._received.extend(map(self._sock.recv_into, (self._session.room,)))
                 else:
                     self._receive_sealed(self._session_of_tls)
             except BlockingIOError:
@@ -428,7 +429,7 @@ class Connection:
             self._sealed_received.extend(map(self._sock.recv_into, (self._sealed,)))
         try:
             received = self._sealed_received[0]
-            size = session.receive(self._sealed[:received], self._view) if received else 0
+            size = session.receive(self._sealed[:received], self._session.room) if received else 0
             self._sealed_received.clear()
             if size is not None:
                 self._received.append(size)
@@ -444,11 +445,14 @@ class Connection:
         """Hands the answers in what was received to who waits for them."""
         del self._received[:]
         try:
-            answers = self._session.receive(self._view[:size])
+            answers = self._session.received(size)
         except SwarmError as error:
             if self._session.hello is None:
                 raise
             raise self._lost(error) from error
+        except BaseException:
+            self.close()  # what was received may be decoded in part
+            raise
         for waiter, status, result in answers:
             if status == protocol.BATCH:
                 waiter.batches.append(result)
@@ -623,36 +627,36 @@ class BlockingClient:
             time.sleep(max(next_attempt - time.monotonic(), 0))
 
     def _call(self, call: Call, deadline: float) -> Any:
-        """The result of one request."""
+        """The result of one request. It is sent again where the connection broke and it may be repeated."""
         if call.at_once:
             self._connected_at_once(call, deadline)
         begun = time.monotonic()
-        statistics = self._statistics.get(call.request.code) or self._statistics_of(call.request)
+        request = call.request
+        statistics = self._statistics.get(request.code) or self._statistics_of(request)
         try:
-            result = self._ask(call, begun, deadline)
-            self._connections[call.node].heard_at = ended = time.monotonic()
-            statistics.record(1, ended - begun)
-            return result
+            while True:
+                connection = self._connections[call.node]
+                if not connection.ready:
+                    self._connected(call.node, deadline, request)
+                if not request.repeatable and begun - connection.heard_at > FRESH_S and connection.is_broken():
+                    continue
+                try:
+                    status, result = connection.ask(call, deadline + call.wait_s)
+                except ConnectionLost as error:
+                    if not request.repeatable or time.monotonic() > deadline:
+                        raise describe(error, request, connection.name) from error.__cause__
+                except RequestTimeout as error:
+                    raise describe(error, request, connection.name) from None
+                else:
+                    result = result_of(call, connection.name, status, result)
+                    break
         except BaseException as error:
             statistics.failed += isinstance(error, SwarmError)
             statistics.record(1, time.monotonic() - begun)
             raise
-
-    def _ask(self, call: Call, now: float, deadline: float) -> Any:
-        """The result of one request. It is sent again where the connection broke and it may be repeated."""
-        while True:
-            connection = self._connected(call.node, deadline, call.request)
-            if not call.request.repeatable and now - connection.heard_at > FRESH_S and connection.is_broken():
-                continue
-            try:
-                status, result = connection.ask(call, deadline + call.wait_s)
-            except ConnectionLost as error:
-                if not call.request.repeatable or time.monotonic() > deadline:
-                    raise describe(error, call.request, connection.name) from error.__cause__
-            except RequestTimeout as error:
-                raise describe(error, call.request, connection.name) from None
-            else:
-                return result_of(call, connection.name, status, result)
+        connection.heard_at = ended = time.monotonic()
+        statistics.histogram[bisect_left(BOUNDS_S, ended - begun)] += 1  # as record does
+        return result
 
     def _statistics_of(self, request: Request) -> RequestStatistics:
         statistics = self._statistics.get(request.code)
@@ -711,7 +715,8 @@ class BlockingClient:
             if call.at_once:
                 self._connected_at_once(call, deadline)
             connection = self._connected(call.node, deadline, call.request)
-            if not call.request.repeatable and connection.is_broken():
+            stale = time.monotonic() - connection.heard_at > FRESH_S
+            if not call.request.repeatable and stale and connection.is_broken():
                 continue
             try:
                 return connection.submit(call.request, call.arguments, deadline)
@@ -734,6 +739,7 @@ class BlockingClient:
             except BaseException:
                 connection.abandon(call, waiter)
                 raise
+            connection.heard_at = time.monotonic()
             return result_of(call, connection.name, waiter.status, waiter.result)
         except SwarmError as error:
             statistics.failed += 1

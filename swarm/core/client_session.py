@@ -11,7 +11,8 @@ from swarm import __version__
 from swarm.core import limits, protocol
 from swarm.core.connection_settings import ConnectionSettings
 from swarm.core.errors import NotAuthenticated, ProtocolError, SwarmError, TooManyRequests, WrongKind, from_wire
-from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, read_header
+from swarm.core.frame_receiver import FrameReceiver
+from swarm.core.framing import FrameEncoder, Message
 from swarm.core.login import ClientLogin, begin_login
 from swarm.core.protocol import AUTHENTICATE, Request, brief
 from swarm.core.session import LZ4, ClientHello, NodeHello
@@ -87,7 +88,7 @@ class ClientSession(Generic[Owner]):
         self._settings = settings
         self._login: tuple[NodeHello, ClientLogin, int] | None = None
         """While its answer is awaited: the node's hello, and the id of the request."""
-        self._decoder = FrameDecoder(frame_bytes_max=limits.HELLO_BYTES_MAX, counted=False)
+        self._receiver = FrameReceiver(frame_bytes_max=limits.HELLO_BYTES_MAX)
         self._encoder = FrameEncoder()
         self._messages: list[Message] = []
         self._streams: set[int] = set()
@@ -124,17 +125,18 @@ class ClientSession(Generic[Owner]):
         request_id = self._new_id()
         return request_id, self._encoder.encode_parts([(request_id, request.code, *arguments)])
 
-    def single_answer(self, data: memoryview, request_id: int) -> tuple[int, Any] | None:
-        """The status and result in data, if it is one frame with nothing but the answer to this request.
+    @property
+    def room(self) -> memoryview:
+        """What comes in is to be received into it, and told by `received`, or by single_answer. RECEIVE_BYTES at
+        least."""
+        return self._receiver.room
 
-        Otherwise None, and data is still to be taken with `receive`.
-        """
-        size = len(data) - HEADER_BYTES
-        if size <= 0 or read_header(data)[0] != size or self._decoder.partial:
-            return None
+    def single_answer(self, size: int, request_id: int) -> tuple[int, Any] | None:
+        """The status and result in what is in the room now, if it is one frame with nothing but the answer to this
+        request. Otherwise None, and it is still to be taken with `received`."""
         try:
-            [(answered_id, status, result)] = decode_body(data[HEADER_BYTES:], False)
-        except (TypeError, ValueError, ProtocolError):
+            [(answered_id, status, result)] = self._receiver.only_frame(size)
+        except (TypeError, ValueError):
             return None
         return (status, result) if answered_id == request_id and status != protocol.BATCH else None
 
@@ -174,8 +176,8 @@ class ClientSession(Generic[Owner]):
         parts = (messages[at : at + limits.FRAME_MESSAGES] for at in range(0, len(messages), limits.FRAME_MESSAGES))
         return b"".join(self._encoder.encode(part, alone_above=above) for part in parts)
 
-    def receive(self, data: memoryview) -> list[tuple[Owner, int, Any]]:
-        """Takes what came in; the answers in it: (owner, status, result).
+    def received(self, size: int) -> list[tuple[Owner, int, Any]]:
+        """So much came into the room; the answers in it: (owner, status, result).
 
         An owner stays in `waiting` until its final answer, so that one that was taken out gets nothing more.
         The node's hello may call for something to be sent (outgoing), before there is a `hello`.
@@ -183,7 +185,7 @@ class ClientSession(Generic[Owner]):
         protocol, NotAuthenticated if what it asks for, or proves to be, is not as it should be.
         """
         answers: list[tuple[Owner, int, Any]] = []
-        messages = self._decoder.feed(data)
+        messages = self._receiver.received(size)
         while messages is not None:
             if self.hello is None:
                 if self._login is None:
@@ -192,7 +194,7 @@ class ClientSession(Generic[Owner]):
                     self._logged_in(messages, *self._login)
             else:
                 self._answer(messages, answers)
-            messages = self._decoder.next_frame()
+            messages = self._receiver.next_frame()
         return answers
 
     def _answer(self, messages: list[Message], answers: list[tuple[Owner, int, Any]]) -> None:
@@ -225,12 +227,12 @@ class ClientSession(Generic[Owner]):
         else:
             self._login = hello, login, self._new_id()
             self._messages.append((self._login[2], AUTHENTICATE.code, *login.arguments()))
-        self._decoder.compression = self._encoder.compression = hello.compression == LZ4
+        self._receiver.compression = self._encoder.compression = hello.compression == LZ4
 
     def _use(self, hello: NodeHello) -> None:
         """The node is what it should be: its answers may be large."""
         self.hello = hello
-        self._decoder.frame_bytes_max = limits.FRAME_BYTES_MAX
+        self._receiver.frame_bytes_max = limits.FRAME_BYTES_MAX
 
     def login_late(self, seconds: float) -> NotAuthenticated | None:
         """For who has waited so long for `hello` and gives up: what is to be told where it is the login that was not

@@ -34,7 +34,7 @@ from swarm.core.errors import (
     TooManyRequests,
     UnknownRequest,
 )
-from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, is_frame
+from swarm.core.framing import HEADER_BYTES, FrameDecoder, FrameEncoder, Message, decode_body, read_header
 from swarm.core.limits import (
     BATCH_BYTES,
     HELD_REPLY_BYTES,
@@ -42,6 +42,7 @@ from swarm.core.limits import (
     OUTPUT_BYTES_MAX,
     REQUEST_ID_MAX,
     REQUESTS_PER_CHECK,
+    SLOT_BYTES,
     TOGETHER_MAX,
 )
 from swarm.core.login import new_nonce
@@ -76,7 +77,7 @@ class ConnectionHandler:
         self.at_end: list[Callable[[], object]] = []
         """Called when the connection ends, however it does."""
         self._flush_soon = flush_soon
-        self._decoder = FrameDecoder(frame_bytes_max=limits.HELLO_BYTES_MAX, counted=True)
+        self._decoder = FrameDecoder(frame_bytes_max=limits.HELLO_BYTES_MAX)
         self._encoder = FrameEncoder()
         self._requests = _NOTHING
         self.clock = 0.0
@@ -108,7 +109,8 @@ class ConnectionHandler:
         to be done. Takes the time (perf_counter), and leaves it in clock. Only to be called once the client is
         admitted, while nothing is pending and no output waits.
         """
-        if self._decoder.partial or not 0 < size - HEADER_BYTES <= BATCH_BYTES or not is_frame(buffer, size):
+        length = size - HEADER_BYTES
+        if self._decoder.partial or not 0 < length <= BATCH_BYTES or read_header(buffer)[0] != length:
             self.receive(buffer[:size], begun, deadline)
             return None
         try:
@@ -170,6 +172,7 @@ class ConnectionHandler:
 
     def _work(self, deadline: float) -> bool:
         """Whether something is left undone."""
+        leaves_at = self._output_bytes + SLOT_BYTES
         while not self.closing:
             if self.clock > deadline or self.output_full:
                 return True
@@ -178,6 +181,8 @@ class ConnectionHandler:
                 if messages is None:
                     return False
                 self._requests = iter(messages)
+            if self._output_bytes >= leaves_at:
+                return True  # the client can take that while the next is made
             broke_off = self._carry_out(islice(self._requests, REQUESTS_PER_CHECK), self.clock)
             if broke_off or len(self._replies) >= REQUESTS_PER_CHECK:
                 self._encode()

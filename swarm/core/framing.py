@@ -36,11 +36,6 @@ _EMPTY_BIN = b"\xc4\x00"  # as msgpack encodes it
 _BIN_32 = b"\xc6"  # before the length, as four bytes, of a bin of 64 KiB or more
 
 
-def is_frame(buffer: memoryview, size: int) -> bool:
-    """Whether buffer[:size], which has more bytes than a header, is just one frame that is not compressed."""
-    return bool(read_header(buffer)[0] == size - HEADER_BYTES)
-
-
 Message = Any  # what a peer sent: an array if it keeps to the protocol
 
 
@@ -144,57 +139,17 @@ def _refuse_map(_: dict[Any, Any]) -> None:
     raise ProtocolError(f"a body above {limits.FRAME_BYTES_UNCOUNTED} bytes holds a map")
 
 
-class FrameDecoder:
-    """Cuts what is received into frames and decodes them.
+class Frames:
+    """What is checked of the frames of one peer, and how they are decoded."""
 
-    Whole frames are decoded where they lie. Only a frame that is not complete yet is copied,
-    and grows as its bytes arrive, never in advance.
-    """
-
-    def __init__(self, *, frame_bytes_max: int, counted: bool) -> None:
+    def __init__(self, frame_bytes_max: int, counted: bool) -> None:
         """frame_bytes_max: longest body accepted; HELLO_BYTES_MAX: the other end is a stranger. counted: as for
         decode_body; nodes count, clients trust their nodes."""
         self.frame_bytes_max = frame_bytes_max
         self.compression = False  # whether compressed frames are accepted
         self._counted = counted
-        self.partial = bytearray()
-        """What was taken and not decoded, behind _start."""
-        self._start = 0  # of the first frame in it that is not decoded
 
-    def feed(self, data: memoryview) -> list[Message] | None:
-        """Takes data, which may be overwritten afterwards; returns what next_frame would."""
-        size = len(data) - HEADER_BYTES
-        if 0 < size <= self.frame_bytes_max and not self.partial and read_header(data)[0] == size:
-            return self._decode_body(data[HEADER_BYTES:])  # just one frame: decoded where it lies
-        self.partial += data
-        return self.next_frame()
-
-    def next_frame(self) -> list[Message] | None:
-        """The messages of the next frame, None if it is not complete. Decodes no frame before it is asked for."""
-        start = self._start + HEADER_BYTES
-        if len(self.partial) >= start:
-            header = self.partial[self._start : start]
-            end = start + self._length(header)
-            if len(self.partial) >= end:
-                with memoryview(self.partial) as view, view[start:end] as body:
-                    messages = self._decode(body, compressed=header[0] >= 0x80)
-                self._start = end
-                if end == len(self.partial):
-                    self.clear()
-                return messages
-        if self._start == len(self.partial):
-            self.clear()
-        else:
-            del self.partial[: self._start]
-            self._start = 0
-        return None
-
-    def clear(self) -> None:
-        """Forgets what was not decoded."""
-        self.partial = bytearray()  # and not clear(), which keeps the memory of the largest frame
-        self._start = 0
-
-    def _length(self, header: bytearray) -> int:
+    def length(self, header: bytes | bytearray) -> int:
         """Length of the body that a header announces, checked."""
         length = int.from_bytes(header, "big") & ~_COMPRESSED
         if header[0] >= 0x80 and not self.compression:
@@ -219,7 +174,7 @@ class FrameDecoder:
             return decode_of_stranger(body)
         return decode_body(body, self._counted)
 
-    def _decode(self, body: memoryview, *, compressed: bool) -> list[Message]:
+    def decode(self, body: memoryview, *, compressed: bool) -> list[Message]:
         if not compressed:
             return self._decode_body(body)
         raw_size = int.from_bytes(body[:4], "big")
@@ -232,6 +187,53 @@ class FrameDecoder:
         if len(raw) != raw_size:
             raise ProtocolError(f"a compressed frame announces {raw_size} raw bytes and has {len(raw)}")
         return self._decode_body(raw)
+
+
+class FrameDecoder(Frames):
+    """Cuts what a node receives into frames and decodes them.
+
+    A whole frame is decoded where it lies. One that is not complete yet is copied,
+    and grows as its bytes arrive, never in advance.
+    """
+
+    def __init__(self, *, frame_bytes_max: int) -> None:
+        super().__init__(frame_bytes_max, counted=True)
+        self.partial = bytearray()
+        """What was taken and not decoded, behind _start."""
+        self._start = 0  # of the first frame in it that is not decoded
+
+    def feed(self, data: memoryview) -> list[Message] | None:
+        """Takes data, which may be overwritten afterwards; returns what next_frame would."""
+        size = len(data) - HEADER_BYTES
+        if 0 < size <= self.frame_bytes_max and not self.partial and read_header(data)[0] == size:
+            return self._decode_body(data[HEADER_BYTES:])  # just one frame: decoded where it lies
+        self.partial += data
+        return self.next_frame()
+
+    def next_frame(self) -> list[Message] | None:
+        """The messages of the next frame, None if it is not complete. Decodes no frame before it is asked for."""
+        start = self._start + HEADER_BYTES
+        if len(self.partial) >= start:
+            header = self.partial[self._start : start]
+            end = start + self.length(header)
+            if len(self.partial) >= end:
+                with memoryview(self.partial) as view, view[start:end] as body:
+                    messages = self.decode(body, compressed=header[0] >= 0x80)
+                self._start = end
+                if end == len(self.partial):
+                    self.clear()
+                return messages
+        if self._start == len(self.partial):
+            self.clear()
+        else:
+            del self.partial[: self._start]
+            self._start = 0
+        return None
+
+    def clear(self) -> None:
+        """Forgets what was not decoded."""
+        self.partial = bytearray()  # and not clear(), which keeps the memory of the largest frame
+        self._start = 0
 
 
 def _cut(value: Any) -> tuple[Any, bytes]:
@@ -279,10 +281,23 @@ class FrameEncoder:
         return pack_header(size) + body
 
     def encode_parts(self, messages: list[Message]) -> list[bytes]:
-        """The same frame, in one piece, or in two where what it ends with is large and need not be copied."""
-        if self.compression or not ends_large(messages):
+        """The same, in one frame or several, cut into pieces: each message that ends with what is large ends a frame,
+        and that is a piece of its own, which is not copied."""
+        if self.compression:
             return [self.encode(messages)]
+        pieces: list[bytes] = []
+        begin = 0
+        for end, message in enumerate(messages, 1):
+            if ends_large(message):
+                pieces += self._encode_apart(messages[begin:end])
+                begin = end
+        if begin < len(messages):
+            pieces.append(self.encode(messages[begin:]))
+        return pieces
+
+    def _encode_apart(self, messages: list[Message]) -> tuple[bytes, bytes]:
+        """One frame, of messages that end with a large bin: what is before that, and it."""
         cut, end = _cut(messages)
         head: bytes = self._packer.pack(cut)
         head = head[: -len(_EMPTY_BIN)] + _BIN_32 + pack_header(len(end))
-        return [pack_header(len(head) + len(end)) + head, end]
+        return pack_header(len(head) + len(end)) + head, end

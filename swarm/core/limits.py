@@ -62,6 +62,7 @@ LOGIN_ADDRESSES_MAX = 4096  # whose failures are remembered
 
 # A pass of the listener.
 RECEIVE_BYTES = 256 * KIB  # most that one connection is read in a pass
+SLOT_BYTES = 512 * KIB  # of answers; then a connection goes on in the next pass. Less is dearer on one core
 PASS_SECONDS_MAX = 0.003  # then its answers are sent
 TURN_SECONDS_MAX = 0.005  # then trio's tasks have their turn
 SPIN_S = 0.0002  # requests that come more often are waited for awake: twice what being woken on another core takes
@@ -115,6 +116,7 @@ RESERVE_TIMEOUT_S = 60.0  # what is kept aside and not used for so long, twice a
 CLIENT_REQUESTS_MAX = 65536  # waiting for their answers, per connection
 CLIENT_PARTS_BYTES = 2 * MIB  # parts of one batch on their way to a node at the same time
 CLIENT_CONNECT_S = 0.25  # blocking: for a node that is not connected where others are; it is tried again later
+RECEIVED_BYTES_KEPT = 2 * MIB  # of a connection's buffer, which grows with the frames that come
 CLIENT_STREAM_CREDIT = 4  # batches in flight that keep a stream busy
 TIMEOUT_S_MAX = 1e6  # of a request, 11 days: poll(2) counts milliseconds in 31 bits
 CLIENT_SILENCE_S = 15.0  # nothing comes for so long, though a request's time was over: the connection is made anew

@@ -307,7 +307,9 @@ class Service:
     def tasks_waiting(self) -> bool:
         """Whether other tasks than the listener have something to do now: streams, to release what is held, or to
         commit."""
-        return bool(self.streams_busy or self.held or self._taken or self._commit_wanted.is_set())
+        nursery = self.nursery  # each pass looks: not by way of streams_busy
+        busy = nursery is not None and len(nursery.child_tasks) != self.streams_waiting
+        return bool(busy or self.held or self._taken or self._commit_wanted.is_set())
 
     def in_steps(self, steps: Iterator[None]) -> None:
         """Begins something now, and goes on with it between passes, if there are passes."""

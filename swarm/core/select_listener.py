@@ -8,8 +8,9 @@
 
 Why not one trio task a connection: waking a task for each socket costs more than the request that it brings
 (docs/decisions/0002-one-epoll-set.md). Inside a pass there is no await; what ends it is its time, and each connection
-is read RECEIVE_BYTES at most. Trio's own tasks (streams, timers, signals) run between turns; while streams are busy
-or answers are held a turn is one pass, so that they share the loop with requests.
+is read RECEIVE_BYTES at most, and goes on in the next pass once it has SLOT_BYTES of answers: the client takes them
+while the next are made. Trio's own tasks (streams, timers, signals) run between turns; while streams are busy or
+answers are held a turn is one pass, so that they share the loop with requests.
 
 A pass that breaks off with an error (a bug, or changes that cannot be committed) crashes the node, and nothing that was
 answered in it leaves.
@@ -214,20 +215,20 @@ class SelectListener:
             if self._busy:
                 events = self._events or self._epoll.poll(0, EVENTS_PER_POLL)
             else:
-                events = self._events or self._linger(now)
+                events = self._events or self._epoll.poll(0, EVENTS_PER_POLL) or self._linger(now)
                 begun_to_wait, now = now, perf_counter()
                 self._usual_wait_s += (now - begun_to_wait - self._usual_wait_s) / WAITS_AVERAGED
 
     def _linger(self, now: float) -> list[tuple[int, int]]:
-        """What becomes ready within LINGER_S.
+        """What becomes ready within LINGER_S, where nothing is now.
 
         While requests come more often than every SPIN_S, the set is asked again and again instead of slept on, and
         the core left to whoever else wants it: to fall asleep, set a timer and be woken costs several times what
         a request does.
         """
         poll = self._epoll.poll
-        events = poll(0, EVENTS_PER_POLL)
-        if not events and self._usual_wait_s < limits.SPIN_S:
+        events: list[tuple[int, int]] = []
+        if self._usual_wait_s < limits.SPIN_S:
             until = now + limits.SPIN_S
             while not events and perf_counter() < until:
                 sched_yield()

@@ -69,8 +69,8 @@ class TlsSocket:
         if (data := self._session.outgoing()) and self.plain.send(data) < len(data):
             raise ConnectionAbortedError("the TLS handshake is not read")
 
-    def recv_into(self, buffer: bytearray) -> int:
-        """buffer: of RECEIVE_BYTES."""
+    def recv_into(self, buffer: bytearray | memoryview) -> int:
+        """buffer: of RECEIVE_BYTES at least."""
         into = memoryview(buffer)
         if self._session.unread and (decrypted := self._session.receive(self._sealed[:0], into)) is not None:
             return decrypted

@@ -26,8 +26,8 @@ class Transport(Protocol):
 
     async def send_all(self, data: bytes | memoryview) -> None: ...
 
-    async def receive(self) -> memoryview:
-        """What has come in, valid until the next call; empty at the end."""
+    async def receive(self, into: memoryview) -> int:
+        """How many bytes have come into it, 0 at the end. It has room for RECEIVE_BYTES."""
 
     def close(self) -> None: ...
 
@@ -38,8 +38,6 @@ class SocketTransport:
     def __init__(self, sock: socket.socket) -> None:
         self._plain = sock
         self._sock: socket.socket | TlsSocket = sock
-        self._buffer = bytearray(limits.RECEIVE_BYTES)
-        self._view = memoryview(self._buffer)
 
     def send_now(self, data: bytes) -> int:
         try:
@@ -54,11 +52,11 @@ class SocketTransport:
             with suppress(BlockingIOError, InterruptedError):
                 view = view[self._sock.send(view) :]
 
-    async def receive(self) -> memoryview:
+    async def receive(self, into: memoryview) -> int:
         while True:
             await anyio.wait_readable(self._plain)
             with suppress(BlockingIOError, InterruptedError):
-                return self._view[: self._sock.recv_into(self._buffer)]
+                return self._sock.recv_into(into)
 
     def close(self) -> None:
         anyio.notify_closing(self._plain)
@@ -82,15 +80,15 @@ class TlsTransport(SocketTransport):
                     return
                 await anyio.wait_readable(self._plain)
 
-    async def receive(self) -> memoryview:
+    async def receive(self, into: memoryview) -> int:
         with self._errors():
             while True:
                 if not self._tls.unread:
                     await anyio.wait_readable(self._plain)
                 with suppress(BlockingIOError, InterruptedError):
-                    size = self._sock.recv_into(self._buffer)
+                    size = self._sock.recv_into(into)
                     self._heard = True
-                    return self._view[:size]
+                    return size
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -32,11 +32,13 @@ class MemoryTransport:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise BrokenPipeError("the connection is closed") from error
 
-    async def receive(self) -> memoryview:
+    async def receive(self, into: memoryview) -> int:
         try:
-            return memoryview(await self._ours.receive_some())
+            data = await self._ours.receive_some(len(into))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionResetError("the connection is closed") from error
+        into[: len(data)] = data
+        return len(data)
 
     def close(self) -> None:
         self._ours.send_stream.close()

@@ -1495,7 +1495,9 @@ def test_a_client_that_does_not_read_stands_still(size: int, count: int) -> None
     requests = [[number, GET, "c", b"k"] for number in range(1, count + 1)]
     most = OUTPUT_MAX + size + 64 * KIB
     connection.give(frame(*requests))
-    assert connection.handler.pending
+    while not connection.handler.output_full:
+        assert connection.handler.pending
+        connection.work()
     assert OUTPUT_MAX < connection.output_bytes <= most
     connection.work()
     assert connection.handler.pending
@@ -1510,6 +1512,27 @@ def test_a_client_that_does_not_read_stands_still(size: int, count: int) -> None
     assert [reply[0] for reply in replies] == list(range(1, count + 1))
     assert all(reply[1] == DONE and len(reply[2]) == size for reply in replies)
     assert connection.usable()
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_of_large_answers_some_leave_while_the_next_are_made(together: bool) -> None:
+    """A pass gives a connection 512 KiB and what passes that; a last answer leaves nothing to be done."""
+    connection = connect()
+    connection.result(PUT, "c", b"k", bytes(100 * KIB))
+    requests = [[number, GET, "c", b"k"] for number in range(1, 19)]
+    connection.give(frame(*requests) if together else b"".join(frame(request) for request in requests))
+    replies = []
+    passes = 1
+    while connection.handler.pending:
+        assert 500 * KIB < connection.output_bytes < 800 * KIB
+        replies += connection.take()
+        connection.work()
+        passes += 1
+    assert passes == 3
+    replies += connection.take()
+    assert replies == [[number, DONE, bytes(100 * KIB)] for number in range(1, 19)]
+    connection.give(frame([1, GET, "c", b"k"]))
+    assert not connection.handler.pending
 
 
 def test_long_answers_other_than_values_are_bounded_too() -> None:

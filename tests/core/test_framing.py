@@ -1,8 +1,8 @@
 """Frames (docs/protocol.md §1).
 
-Whatever bytes a FrameDecoder is fed, in whatever pieces, the one allowed outcome is: the messages that were sent up to
-the damage, and then a ProtocolError, or waiting for more. Never another exception, and never more memory than the
-bytes that came in account for.
+Whatever bytes a FrameDecoder or a FrameReceiver is fed, in whatever pieces, the one allowed outcome is: the messages
+that were sent up to the damage, and then a ProtocolError, or waiting for more. Never another exception and, at a node,
+never more memory than the bytes that came in account for.
 """
 
 import random
@@ -31,6 +31,7 @@ from raw_client import (
 
 from swarm.core import limits
 from swarm.core.errors import ProtocolError
+from swarm.core.frame_receiver import FrameReceiver
 from swarm.core.framing import FrameDecoder, FrameEncoder
 
 FRAME_BYTES_MAX = 33 * MIB
@@ -45,22 +46,33 @@ FRAMES: list[list[Message]] = [
 CONVERSATION = b"".join(frame(*messages) for messages in FRAMES)
 
 
-def decoder(*, compression: bool = False, counted: bool = True, most: int = FRAME_BYTES_MAX) -> FrameDecoder:
-    new = FrameDecoder(frame_bytes_max=most, counted=counted)
+Decoder = FrameDecoder | FrameReceiver
+
+
+def decoder(*, compression: bool = False, node: bool = True, most: int = FRAME_BYTES_MAX) -> Decoder:
+    """A node's or a client's."""
+    new = FrameDecoder(frame_bytes_max=most) if node else FrameReceiver(frame_bytes_max=most)
     new.compression = compression
     return new
 
 
-def decoded(decoder: FrameDecoder, pieces: Iterable[bytes]) -> Iterator[list[Message]]:
+def decoded(decoder: Decoder, pieces: Iterable[bytes]) -> Iterator[list[Message]]:
     """The frames in these pieces."""
     for piece in pieces:
-        messages = decoder.feed(memoryview(bytearray(piece)))
-        while messages is not None:
-            yield messages
-            messages = decoder.next_frame()
+        rest = memoryview(bytearray(piece))
+        while rest:
+            if isinstance(decoder, FrameDecoder):
+                messages, rest = decoder.feed(rest), rest[:0]
+            else:
+                size = min(len(rest), len(decoder.room))
+                decoder.room[:size] = rest[:size]
+                messages, rest = decoder.received(size), rest[size:]
+            while messages is not None:
+                yield messages
+                messages = decoder.next_frame()
 
 
-def outcome(decoder: FrameDecoder, *pieces: bytes) -> tuple[list[list[Message]], ProtocolError | None]:
+def outcome(decoder: Decoder, *pieces: bytes) -> tuple[list[list[Message]], ProtocolError | None]:
     """The frames up to the first error, and that error."""
     frames: list[list[Message]] = []
     try:
@@ -86,48 +98,53 @@ def refusal(body: bytes, **options: bool) -> str:
 # What arrives, however it arrives.
 
 
-def test_whole() -> None:
-    assert outcome(decoder(), CONVERSATION) == (FRAMES, None)
+@pytest.mark.parametrize("node", [True, False])
+def test_whole(node: bool) -> None:
+    assert outcome(decoder(node=node), CONVERSATION) == (FRAMES, None)
 
 
-def test_one_frame_at_a_time() -> None:
-    assert outcome(decoder(), *(frame(*messages) for messages in FRAMES)) == (FRAMES, None)
+@pytest.mark.parametrize("node", [True, False])
+def test_one_frame_at_a_time(node: bool) -> None:
+    assert outcome(decoder(node=node), *(frame(*messages) for messages in FRAMES)) == (FRAMES, None)
 
 
-def test_byte_by_byte() -> None:
-    assert outcome(decoder(), *(bytes([byte]) for byte in CONVERSATION)) == (FRAMES, None)
+@pytest.mark.parametrize("node", [True, False])
+def test_byte_by_byte(node: bool) -> None:
+    assert outcome(decoder(node=node), *(bytes([byte]) for byte in CONVERSATION)) == (FRAMES, None)
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(0, len(CONVERSATION))))
-def test_in_any_pieces(places: list[int]) -> None:
-    assert outcome(decoder(), *cut(CONVERSATION, places)) == (FRAMES, None)
+@given(st.lists(st.integers(0, len(CONVERSATION))), st.booleans())
+def test_in_any_pieces(places: list[int], node: bool) -> None:
+    assert outcome(decoder(node=node), *cut(CONVERSATION, places)) == (FRAMES, None)
 
 
 def test_the_buffer_of_the_caller_may_be_overwritten_after_feeding() -> None:
-    taking = decoder()
+    taking = FrameDecoder(frame_bytes_max=FRAME_BYTES_MAX)
     buffer = bytearray(frame([1, 16, "c", b"key", b"value"]))
     messages = taking.feed(memoryview(buffer))
     buffer[:] = bytes(len(buffer))
     assert messages == [[1, 16, "c", b"key", b"value"]]
 
 
-def test_bytes_after_a_frame_wait_for_the_rest() -> None:
-    taking = decoder()
+@pytest.mark.parametrize("node", [True, False])
+def test_bytes_after_a_frame_wait_for_the_rest(node: bool) -> None:
+    taking = decoder(node=node)
     assert outcome(taking, frame([1, 5]) + frame([2, 5])[:6]) == ([[[1, 5]]], None)
     assert outcome(taking, frame([2, 5])[6:]) == ([[[2, 5]]], None)
 
 
 def test_no_frame_is_decoded_before_it_is_asked_for() -> None:
-    taking = decoder()
+    taking = FrameDecoder(frame_bytes_max=FRAME_BYTES_MAX)
     assert taking.feed(memoryview(frame([1, 5]) + raw_frame(b"\xc1"))) == [[1, 5]]
     with pytest.raises(ProtocolError):
         taking.next_frame()
 
 
-def test_truncated_at_every_offset() -> None:
+@pytest.mark.parametrize("node", [True, False])
+def test_truncated_at_every_offset(node: bool) -> None:
     for length in range(len(CONVERSATION)):
-        taking = decoder()
+        taking = decoder(node=node)
         frames, error = outcome(taking, CONVERSATION[:length])
         assert error is None
         assert frames == FRAMES[: len(frames)]
@@ -135,32 +152,33 @@ def test_truncated_at_every_offset() -> None:
         assert (frames + rest, error) == (FRAMES, None)
 
 
+@pytest.mark.parametrize("node", [True, False])
 @pytest.mark.parametrize("compression", [False, True])
-def test_every_bit_flipped(compression: bool) -> None:
+def test_every_bit_flipped(compression: bool, node: bool) -> None:
     edges = [0]
     for messages in FRAMES:
         edges.append(edges[-1] + len(frame(*messages)))
     for bit in range(8 * len(CONVERSATION)):
         damaged = bytearray(CONVERSATION)
         damaged[bit // 8] ^= 1 << bit % 8
-        frames, _ = outcome(decoder(compression=compression), bytes(damaged))
+        frames, _ = outcome(decoder(compression=compression, node=node), bytes(damaged))
         whole = sum(edge <= bit // 8 for edge in edges[1:])
         assert frames[:whole] == FRAMES[:whole]
         assert all(type(messages) is list and messages for messages in frames)
 
 
 @settings(deadline=None)
-@given(st.binary(), st.lists(st.integers(0, 100)), st.booleans())
-def test_arbitrary_bytes(data: bytes, places: list[int], compression: bool) -> None:
+@given(st.binary(), st.lists(st.integers(0, 100)), st.booleans(), st.booleans())
+def test_arbitrary_bytes(data: bytes, places: list[int], compression: bool, node: bool) -> None:
     pieces = cut(data, (min(place, len(data)) for place in places))
-    whole = outcome(decoder(compression=compression), data)
-    assert str(whole) == str(outcome(decoder(compression=compression), *pieces))
+    whole = outcome(decoder(compression=compression, node=node), data)
+    assert str(whole) == str(outcome(decoder(compression=compression, node=node), *pieces))
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=60), st.booleans())
-def test_arbitrary_bodies(body: bytes, counted: bool) -> None:
-    frames, error = outcome(decoder(counted=counted), raw_frame(body))
+def test_arbitrary_bodies(body: bytes, node: bool) -> None:
+    frames, error = outcome(decoder(node=node), raw_frame(body))
     assert error is not None or (len(frames) == 1 and type(frames[0]) is list and frames[0])
 
 
@@ -202,11 +220,12 @@ def test_before_the_hello_4_kib_are_accepted() -> None:
     assert "hello" in error.text
 
 
-def test_the_longest_frame() -> None:
+@pytest.mark.parametrize("node", [True, False])
+def test_the_longest_frame(node: bool) -> None:
     value = b"x" * (FRAME_BYTES_MAX - 6)
     body = msgpack.packb([value])
     assert len(body) == FRAME_BYTES_MAX
-    frames, error = outcome(decoder(), raw_frame(body))
+    frames, error = outcome(decoder(node=node), raw_frame(body))
     assert error is None
     assert frames == [[value]]
 
@@ -331,11 +350,11 @@ def test_depth_of_nesting() -> None:
     assert "ends too early" in refusal(body)
 
 
-@pytest.mark.parametrize("counted", [True, False])
-def test_nesting_10_000_deep(counted: bool) -> None:
-    assert refusal(nested(10_000), counted=counted)
-    assert refusal(b"\x81\xa1a" * 10_000 + b"\xc0", counted=counted)
-    assert refusal(nested(2 * MIB), counted=counted)
+@pytest.mark.parametrize("node", [True, False])
+def test_nesting_10_000_deep(node: bool) -> None:
+    assert refusal(nested(10_000), node=node)
+    assert refusal(b"\x81\xa1a" * 10_000 + b"\xc0", node=node)
+    assert refusal(nested(2 * MIB), node=node)
 
 
 def large_body(*values: bytes) -> bytes:
@@ -369,7 +388,7 @@ def test_a_larger_body_may_hold_16384_arrays() -> None:
 def test_arrays_have_8192_elements_at_most() -> None:
     assert outcome(decoder(), raw_frame(array(array_32(8192, b"\xc0"))))[1] is None
     assert "max_array_len" in refusal(array(array_32(8193, b"\xc0")))
-    assert outcome(decoder(counted=False), raw_frame(array(array_32(8193, b"\xc0"))))[1] is None
+    assert outcome(decoder(node=False), raw_frame(array(array_32(8193, b"\xc0"))))[1] is None
 
 
 def test_a_large_body_holds_no_extension_types() -> None:
@@ -395,7 +414,7 @@ def test_a_larger_body_holds_no_map() -> None:
 def test_a_client_trusts_its_node_with_large_bodies() -> None:
     """Answers of get all are large, and full of arrays."""
     body = large_body(array(*[b"\x90"] * 15), array(*[b"\x80"] * 15))
-    frames, error = outcome(decoder(counted=False), raw_frame(body))
+    frames, error = outcome(decoder(node=False), raw_frame(body))
     assert error is None
     assert frames == [[[bytes(MIB), [[]] * 15, [{}] * 15]]]
 
@@ -426,10 +445,11 @@ def test_a_compressed_frame() -> None:
         assert (error is None) is compression
 
 
-def test_compressed_frames_between_others_byte_by_byte() -> None:
+@pytest.mark.parametrize("node", [True, False])
+def test_compressed_frames_between_others_byte_by_byte(node: bool) -> None:
     data = CONVERSATION + compressed_frame(BODY) + CONVERSATION + compressed_frame(BODY)
     expected = [*FRAMES, msgpack.unpackb(BODY)] * 2
-    assert outcome(decoder(compression=True), *(bytes([byte]) for byte in data)) == (expected, None)
+    assert outcome(decoder(compression=True, node=node), *(bytes([byte]) for byte in data)) == (expected, None)
 
 
 @pytest.mark.parametrize(
@@ -561,7 +581,7 @@ LARGE = bytes(range(256)) * 256
         [[1, 16, "channel", b"key", b"value"], [2, 16, "channel", b"key", LARGE]],
         [(1, 0, LARGE)],
         [(1, 0, (b"lengths", LARGE))],
-        [(1, 0, LARGE), (2, 0, LARGE + b"x")],
+        [(1, 0, None), (2, 0, LARGE + b"x")],
         [(2**32 - 1, 1, [7, False, b"", LARGE])],
     ],
 )
@@ -581,10 +601,20 @@ def test_a_frame_that_ends_with_something_large_in_pieces(messages: list[Message
         [[1, 0, LARGE, 5]],
         [[1, 0, []]],
         [[1, 0, "text"]],
-        [[1, 0, LARGE], [2, 0, None]],
         [[1, 0, {"a": LARGE}]],
     ],
 )
 def test_other_frames_are_in_one_piece(messages: list[Message]) -> None:
     encoder = FrameEncoder()
     assert encoder.encode_parts(messages) == [encoder.encode(messages)]
+
+
+@pytest.mark.parametrize("compression", [False, True])
+def test_what_is_large_ends_its_frame(compression: bool) -> None:
+    frames = [[[1, 0, None], [2, 1, [7, LARGE]]], [[3, 1, [8, LARGE + b"x"]]], [[4, 0, 1], [5, 0, 2]]]
+    encoder = FrameEncoder()
+    encoder.compression = compression
+    pieces = encoder.encode_parts([message for messages in frames for message in messages])
+    assert [piece is LARGE for piece in pieces] == ([False] if compression else [False, True, False, False, False])
+    together = [[message for messages in frames for message in messages]] if compression else frames
+    assert outcome(decoder(compression=compression), b"".join(pieces)) == (together, None)

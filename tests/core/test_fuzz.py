@@ -178,7 +178,7 @@ async def all_replies(connection: DirectConnection, request_ids: list[int], data
 @NO_DEADLINE
 @given(st.binary(max_size=300), st.booleans(), st.integers(1, 50))
 def test_bytes_into_the_decoder(data: bytes, compression: bool, piece: int) -> None:
-    decoder = FrameDecoder(frame_bytes_max=4 * KIB, counted=True)
+    decoder = FrameDecoder(frame_bytes_max=4 * KIB)
     decoder.compression = compression
     with suppress(ProtocolError):
         for start in range(0, len(data), piece):

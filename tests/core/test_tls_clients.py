@@ -17,6 +17,7 @@ from nodes.dht.config import DhtConfig
 from nodes.logfiles.config import LogfilesConfig
 from nodes.queue.config import QueueConfig
 from swarm.core.errors import ConnectionLost, NodeUnreachable, RequestTimeout, TlsFailed
+from swarm.core.limits import RECEIVE_BYTES
 from swarm.core.tls import TlsSection, client_context
 from swarm.dht import DhtClient
 from swarm.logfiles import LogfilesClient
@@ -81,6 +82,13 @@ async def everything_of_queue(queue: QueueClient) -> None:
     records = [b"%d" % number * 30 for number in range(3000)]
     await queue.push_many("a", records)
     assert await queue.pop_many("a", 3000) == records
+    records = [b"%06d" % number + bytes(1000) for number in range(3000)]
+    await queue.push_many("a", records)
+    assert await queue.pop_many("a", 10) == records[:10], "from here on the records' size is known"
+    assert await queue.pop_many("a", 3000) == records[10:]
+    for size in range(RECEIVE_BYTES - 16, RECEIVE_BYTES + 4):
+        await queue.push("a", LARGEST[:size])
+        assert await queue.pop("a") == LARGEST[:size]
     await queue.push("a", LARGEST[: 8 * MIB])
     assert await queue.pop("a") == LARGEST[: 8 * MIB]
     assert await queue.pop("a", wait=0.01) is None

@@ -35,7 +35,7 @@ from swarm.core.errors import (
     SwarmError,
     TooManyRequests,
 )
-from swarm.core.limits import RECORD_OVERHEAD_BYTES
+from swarm.core.limits import RECEIVE_BYTES, RECORD_OVERHEAD_BYTES
 from swarm.core.node import NodeError
 from swarm.core.protocol import Limits, Request
 from swarm.core.transports import Transport
@@ -890,12 +890,12 @@ class Lossy:
         if not self._lost:
             await self._transport.send_all(data)
 
-    async def receive(self) -> memoryview:
-        data = await self._transport.receive()
-        while self.all_at_once and (more := await self._transport.receive()):
-            data = memoryview(bytes(data) + bytes(more))
+    async def receive(self, into: memoryview) -> int:
+        size = await self._transport.receive(into)
+        while self.all_at_once and (more := await self._transport.receive(into[size:])):
+            size += more
         self._lost = self._greets_only
-        return data
+        return size
 
     def close(self) -> None:
         self._transport.close()
@@ -1007,15 +1007,16 @@ def test_memory_transport_is_closed_by_either_side() -> None:
             transport: Any = await dht_nodes.connect(parse_address(dht_nodes.addresses[0]))
             assert isinstance(transport, MemoryTransport)
             await transport.send_all(b"no hello at all")
-            assert b"frame" in bytes(await transport.receive())
-            assert bytes(await transport.receive()) == b""
+            notice = memoryview(bytearray(RECEIVE_BYTES))
+            assert b"frame" in bytes(notice[: await transport.receive(notice)])
+            assert await transport.receive(notice) == 0
             with pytest.raises(OSError, match="closed"):
                 transport.send_now(b"x")
             with pytest.raises(OSError, match="closed"):
                 await transport.send_all(b"x")
             transport.close()
             with pytest.raises(OSError, match="closed"):
-                await transport.receive()
+                await transport.receive(notice)
             with pytest.raises(ConnectionRefusedError):
                 await dht_nodes.connect(Address("elsewhere", 1))
 

@@ -326,6 +326,24 @@ async def many_bytes(queue: Any, swarm: Swarm) -> None:
 
 
 @row(heavy=True)
+async def answers_as_long_as_what_is_received_at_a_time(queue: Any, swarm: Swarm) -> None:
+    for size in range(limits.RECEIVE_BYTES - 24, limits.RECEIVE_BYTES + 8):
+        record = bytes([size % 256]) * size
+        await queue.push("a", record)
+        assert await queue.pop("a") == record
+        await queue.push_many("a", [record, b"small", record])
+        assert await queue.pop_many("a", 3) == [record, b"small", record]
+    assert await queue.pop("a") is None
+
+
+@row(heavy=True)
+async def large_batches_are_consumed(queue: Any, swarm: Swarm) -> None:
+    some = [b"%06d" % number + b"x" * 1000 for number in range(4000)]
+    await queue.push_many("a", some)
+    assert await consumed(queue, "a", "one", 4000) == some
+
+
+@row(heavy=True)
 async def a_waiting_pop_gives_all_there_is_beyond_one_answer(queue: Any, swarm: Swarm) -> None:
     some = [b"%06d" % number + b"x" * 1000 for number in range(3000)]
     await queue.push_many("a", some)
