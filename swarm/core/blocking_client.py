@@ -444,23 +444,23 @@ class Connection:
     def _take(self, size: int) -> None:
         """Hands the answers in what was received to who waits for them."""
         del self._received[:]
+        self.heard_at = time.monotonic()
         try:
-            answers = self._session.received(size)
+            for waiter, status, result in self._session.received(size):
+                if status == protocol.BATCH:
+                    waiter.batches.append(result)
+                else:
+                    waiter.status = status
+                    waiter.result = result
+                    if waiter.late is not None and status == protocol.DONE:
+                        waiter.late(result)
         except SwarmError as error:
             if self._session.hello is None:
                 raise
             raise self._lost(error) from error
         except BaseException:
-            self.close()  # what was received may be decoded in part
+            self.close()  # what was received may be taken in part
             raise
-        for waiter, status, result in answers:
-            if status == protocol.BATCH:
-                waiter.batches.append(result)
-            else:
-                waiter.status = status
-                waiter.result = result
-                if waiter.late is not None and status == protocol.DONE:
-                    waiter.late(result)
         if self._session.notice is not None:
             raise self._lost(self._session.notice)
 
@@ -739,7 +739,6 @@ class BlockingClient:
             except BaseException:
                 connection.abandon(call, waiter)
                 raise
-            connection.heard_at = time.monotonic()
             return result_of(call, connection.name, waiter.status, waiter.result)
         except SwarmError as error:
             statistics.failed += 1

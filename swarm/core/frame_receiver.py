@@ -52,7 +52,7 @@ class FrameReceiver(Frames):
                 messages = self.decode(self.buffer[begin:end], compressed=header[0] >= 0x80)
                 self._start = end
                 return messages
-            missing = max(missing, end - self._end)
+            missing += end - self._end  # so that there is room behind the frame until it is complete
         self._make_room(missing)
         return None
 

@@ -272,8 +272,7 @@ class FrameEncoder:
             return b"".join(self.encode([message]) for message in messages)
         if size < COMPRESS_BYTES_MIN:
             return pack_header(size) + body
-        if size > FRAME_BYTES_PLAIN:
-            self._packer = _new_packer()  # one that has packed much keeps the memory for ever
+        self._forget(size)
         if self.compression:
             compressed = lz4.block.compress(body, store_size=False)
             if len(compressed) + 4 < size:
@@ -299,5 +298,11 @@ class FrameEncoder:
         """One frame, of messages that end with a large bin: what is before that, and it."""
         cut, end = _cut(messages)
         head: bytes = self._packer.pack(cut)
+        self._forget(len(head))
         head = head[: -len(_EMPTY_BIN)] + _BIN_32 + pack_header(len(end))
         return pack_header(len(head) + len(end)) + head, end
+
+    def _forget(self, size: int) -> None:
+        """A packer that has packed much keeps the memory for ever."""
+        if size > FRAME_BYTES_PLAIN:
+            self._packer = _new_packer()

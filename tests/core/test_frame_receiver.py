@@ -144,3 +144,14 @@ def test_the_memory_of_a_large_frame_is_given_back() -> None:
         assert take(taking, frame([1, 5])) == [[[1, 5]]]
     finally:
         tracemalloc.stop()
+
+
+def test_a_large_frame_that_comes_in_many_pieces_stays_where_it_is() -> None:
+    taking = receiver()
+    data = frame_of(20 * MIB)
+    buffers = set()
+    for begin in range(0, len(data), 16 * KIB):
+        buffers.add(id(taking.buffer))
+        messages = take(taking, data[begin : begin + 16 * KIB])
+    assert messages == take(receiver(), data)
+    assert len(buffers) <= 2

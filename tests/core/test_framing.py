@@ -618,3 +618,14 @@ def test_what_is_large_ends_its_frame(compression: bool) -> None:
     assert [piece is LARGE for piece in pieces] == ([False] if compression else [False, True, False, False, False])
     together = [[message for messages in frames for message in messages]] if compression else frames
     assert outcome(decoder(compression=compression), b"".join(pieces)) == (together, None)
+
+
+@pytest.mark.parametrize("end", [b"small", b"x" * (64 * KIB)])
+def test_an_encoder_gives_back_the_memory_of_what_was_large(end: bytes) -> None:
+    encoder = FrameEncoder()
+    tracemalloc.start()
+    try:
+        assert sum(map(len, encoder.encode_parts([[1, 0, [b"x" * KIB] * 4000 + [end]]]))) > 4000 * KIB
+        assert tracemalloc.get_traced_memory()[0] < 64 * KIB
+    finally:
+        tracemalloc.stop()

@@ -95,15 +95,20 @@ class Run:
         values = self.values()
         lengths, data = pack(values)
         dropped = self.queue.dropped
+        alone = len(values) == 1 and self.random.random() < 0.5
         try:
-            self.queue.make_room(len(values), len(data))
+            if alone:
+                self.queue.push_one(values[0])
+            else:
+                self.queue.make_room(len(values), len(data))
         except (QueueFull, ValueTooBig) as error:
             assert self.queue.dropped == dropped
             assert self.settings.full != "drop-oldest" or isinstance(error, ValueTooBig)
             return
         self.model.drop(self.queue.dropped - dropped)
         self.possible.append(self.model.copy())
-        self.queue.push(len(values), lengths, data)
+        if not alone:
+            self.queue.push(len(values), lengths, data)
         self.model.push(values)
 
     def pop(self) -> None:
