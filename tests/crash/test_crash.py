@@ -4,7 +4,7 @@ Several clients write to a real node, with a real dhtdump beside it that makes o
 dhtdump, or both are killed when a random number of requests has been acknowledged; after each restart every client
 compares all of its channel with what it knows.
 
-SWARM_CRASH_KILLS: how many in all, by default 54. SWARM_CRASH_SEED: prints itself, and repeats a run's choices.
+SWARM_CRASH_KILLS: how many in all, by default 60. SWARM_CRASH_SEED: prints itself, and repeats a run's choices.
 """
 
 import os
@@ -27,7 +27,7 @@ from swarm.testing import DhtProcess
 from tests.crash.writers import Writer
 from tests.waiting import wait_until
 
-KILLS = int(os.environ.get("SWARM_CRASH_KILLS", "54"))
+KILLS = int(os.environ.get("SWARM_CRASH_KILLS", "60"))
 SEED = int(os.environ.get("SWARM_CRASH_SEED", secrets.randbelow(2**32)))
 RUNS = 6
 WRITERS = 4

@@ -7,7 +7,7 @@ acknowledged; after each restart all is read and compared with what the clients 
 end all is sealed, and compared again. logfiles-check has nothing to complain about in what is left by an ordered stop;
 after a kill there may be files besides that the next start removes.
 
-SWARM_CRASH_KILLS: how many in all, by default 30. SWARM_CRASH_SEED: prints itself, and repeats a run's choices.
+SWARM_CRASH_KILLS: how many in all, by default 60. SWARM_CRASH_SEED: prints itself, and repeats a run's choices.
 """
 
 import json
@@ -31,7 +31,7 @@ from tests.crash.log_writers import LogWriter, check
 from tests.crash.test_crash import Acknowledged
 from tests.waiting import wait_until
 
-KILLS = int(os.environ.get("SWARM_CRASH_KILLS", "30"))
+KILLS = int(os.environ.get("SWARM_CRASH_KILLS", "60"))
 SEED = int(os.environ.get("SWARM_CRASH_SEED", secrets.randbelow(2**32)))
 SYNCING = ["interval", "never", "always", "interval", "never"]  # of each run
 WRITERS = 4

@@ -5,7 +5,7 @@ Several programs use a real node, each a process of its own: producers, consumer
 pop. The node, consumers and those that pop, or both are killed when a random number of answers has come. What all of
 them were told is compared, note by note and at the end, when the queues were emptied (queue_account.py).
 
-SWARM_CRASH_KILLS: how many in all, by default 50. SWARM_CRASH_SEED: prints itself, and repeats a run's choices.
+SWARM_CRASH_KILLS: how many in all, by default 60. SWARM_CRASH_SEED: prints itself, and repeats a run's choices.
 """
 
 import json
@@ -30,7 +30,7 @@ from tests.crash import queue_programs
 from tests.crash.queue_account import PATIENCE_S, Account
 from tests.crash.queue_programs import SUBSCRIBERS, name_of
 
-KILLS = int(os.environ.get("SWARM_CRASH_KILLS", "50"))
+KILLS = int(os.environ.get("SWARM_CRASH_KILLS", "60"))
 SEED = int(os.environ.get("SWARM_CRASH_SEED", secrets.randbelow(2**32)))
 NOTES_MAX = {"stored": 40, "got": 400, "confirmed": 40, "popped": 60}  # between two kills, of one of these kinds
 PRODUCERS = 3

@@ -98,7 +98,7 @@ def test_nothing_was_written_since_the_dump(tmp_path: Path, node: DhtProcess, le
     for value in (b"2", b"3", b"4"):
         if value == b"2":
             left(first)
-        for _ in range(2):
+        for _ in range(3):
             node.start()
             with DhtClient(node.address) as dht:
                 assert dict(dht.get_all("a")) == {b"key": value}
